@@ -1,0 +1,1 @@
+"""The core that every Landfall function shares; ARCHITECTURE.md says what each module is for."""

@@ -1,0 +1,83 @@
+"""What travels between the functions: references and verdicts. Never a document, never a secret."""
+
+from datetime import UTC, datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import UnknownEvent
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def decode(cls, body: str) -> Self:
+        """Read a queue message's body.
+
+        Raises:
+            UnknownEvent: it is no message of this kind; the sentence names the fields that are wrong.
+        """
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            fields = ", ".join(".".join(map(str, p["loc"])) or p["msg"] for p in error.errors(include_url=False)[:5])
+            raise UnknownEvent(f"the message is no {cls.__name__}: {fields}") from None
+
+    def encode(self) -> str:
+        """Return the body of the queue message."""
+        return self.model_dump_json(exclude_defaults=True)
+
+
+class Reference(_Message):
+    """An object of a cluster, and why somebody should look at it.
+
+    Attributes:
+        cluster: which Kubernetes API; empty means the deployment's default cluster.
+        uid: of the object that was meant; empty where the sender does not know it.
+        generation: that the sender saw; 0 where it does not know it.
+        attempt: how many times this very reference has failed and been sent again.
+    """
+
+    cluster: str = ""
+    kind: str
+    namespace: str = ""
+    name: str = Field(min_length=1)
+    uid: str = ""
+    generation: int = 0
+    why: str = ""
+    attempt: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What is the same for all messages about one name (a re-created object has the same key, another uid)."""
+        return (self.cluster, self.kind, self.namespace, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.namespace + '/' if self.namespace else ''}{self.name}"
+
+
+class Verdict(_Message):
+    """What one function found about an object, to be reported on it.
+
+    Attributes:
+        reference: the object, with the uid and generation that the verdict is about.
+        type: of the condition.
+        event: reason of the Event that a change records; empty for none.
+        event_message: its text.
+        decided_at: when it was found; an older verdict never overwrites a newer one.
+        first_seen: set only where the object has no such condition yet.
+        add_finalizer, remove_finalizer: a finalizer to add or remove besides; empty for none.
+    """
+
+    reference: Reference
+    type: str = "Ready"
+    status: Literal["True", "False", "Unknown"] | None = None
+    reason: str = ""
+    message: str = ""
+    event: str = ""
+    event_message: str = ""
+    decided_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    first_seen: bool = False
+    add_finalizer: str = ""
+    remove_finalizer: str = ""

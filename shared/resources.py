@@ -1,0 +1,308 @@
+"""The objects of `platform.kratix.io/v1alpha1`, read from what the Kubernetes API returns (spec section 1).
+
+Reading is lenient where the cluster's schema is not ours (unknown fields are ignored) and strict in what we act on:
+an object that cannot be carried out raises `InvalidObject` with a sentence that says which field to change.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretBytes, ValidationError
+from pydantic.alias_generators import to_camel
+
+from shared.errors import InvalidObject, StateStoreNotReady
+
+GROUP = "platform.kratix.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+CLEANUP_FINALIZER = "kratix.io/destination-cleanup"
+
+StoreKind = Literal["BucketStateStore", "GitStateStore"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+
+def _without_nulls(value: object) -> object:
+    """Drop nulls, which Kubernetes treats as "not set", so that defaults apply."""
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+class ObjectMeta(_Model):
+    """The part of `metadata` that decisions use."""
+
+    name: str = Field(min_length=1)
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    finalizers: tuple[str, ...] = ()
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+
+    @property
+    def being_deleted(self) -> bool:
+        """Whether the API server has a deletion on record that waits for finalizers."""
+        return self.deletion_timestamp is not None
+
+
+class Condition(_Model):
+    """One entry of `status.conditions`."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: datetime | None = None
+    observed_generation: int | None = None
+
+
+class StateStoreRef(_Model):
+    """Which State Store a Destination writes to."""
+
+    kind: StoreKind
+    name: str = Field(min_length=1)
+
+
+class Filepath(_Model):
+    """How documents are laid out under the Destination's path."""
+
+    mode: Literal["nestedByMetadata", "none", "aggregatedYAML"] = "nestedByMetadata"
+    filename: str = "aggregated.yaml"
+
+
+class InitWorkloads(_Model):
+    """Whether canary documents are written."""
+
+    enabled: bool = True
+
+
+class DestinationSpec(_Model):
+    """`spec` of a Destination, with the reference page's defaults."""
+
+    path: str = ""
+    strict_match_labels: bool = False
+    filepath: Annotated[Filepath, BeforeValidator(_without_nulls)] = Filepath()
+    cleanup: Literal["none", "all"] = "none"
+    state_store_ref: StateStoreRef
+    init_workloads: Annotated[InitWorkloads, BeforeValidator(_without_nulls)] = InitWorkloads()
+
+
+class SecretRef(_Model):
+    """Where a State Store's credentials are."""
+
+    name: str = ""
+    namespace: str = "default"
+
+
+class _StateStoreSpec(_Model):
+    path: str = ""
+    secret_ref: Annotated[SecretRef, BeforeValidator(_without_nulls)] | None = None
+
+
+class BucketSpec(_StateStoreSpec):
+    """`spec` of a BucketStateStore."""
+
+    endpoint: str = Field(min_length=1)
+    bucket_name: str = Field(min_length=1)
+    insecure: bool = False
+    use_dual_stack: bool = False
+    auth_method: str = "accessKey"
+
+
+class GitAuthor(_Model):
+    """Who commits."""
+
+    name: str = "kratix"
+    email: str = ""
+
+
+class GitSpec(_StateStoreSpec):
+    """`spec` of a GitStateStore."""
+
+    url: str = Field(min_length=1)
+    branch: str = "main"
+    auth_method: str = "basicAuth"
+    git_author: Annotated[GitAuthor, BeforeValidator(_without_nulls)] = GitAuthor()
+
+
+class _Resource(_Model):
+    kind: str
+    metadata: ObjectMeta
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def condition(self, of_type: str) -> Condition | None:
+        """Return the condition of that type, if it is set."""
+        return next((c for c in self.conditions if c.type == of_type), None)
+
+    @classmethod
+    def parse(cls, obj: Mapping[str, Any]) -> Self:
+        """Read an object as the Kubernetes API returned it.
+
+        Raises:
+            InvalidObject: a field holds what cannot be carried out; the sentence says which and what to write.
+        """
+        try:
+            return cls.model_validate(
+                {
+                    "kind": obj.get("kind", cls.__name__),
+                    "metadata": _without_nulls(obj.get("metadata") or {}),
+                    "spec": _without_nulls(obj.get("spec") or {}),
+                    "conditions": ((obj.get("status") or {}).get("conditions")) or (),
+                }
+            )
+        except ValidationError as error:
+            raise InvalidObject("; ".join(_sentence(problem) for problem in error.errors(include_url=False))) from None
+
+
+class Destination(_Resource):
+    """A `Destination` (cluster-scoped, or namespaced in older clusters)."""
+
+    spec: DestinationSpec
+
+
+class BucketStateStore(_Resource):
+    """A `BucketStateStore`."""
+
+    kind: Literal["BucketStateStore"] = "BucketStateStore"
+    spec: BucketSpec
+
+    @property
+    def identity(self) -> str:
+        """What is the same for two spellings of one bucket, and for nothing else."""
+        endpoint = self.spec.endpoint.lower().rstrip("./")
+        scheme = "http" if self.spec.insecure else "https"
+        default_port = ":80" if self.spec.insecure else ":443"
+        return f"{scheme}://{endpoint.removesuffix(default_port).rstrip('.')}/{self.spec.bucket_name}"
+
+
+class GitStateStore(_Resource):
+    """A `GitStateStore`."""
+
+    kind: Literal["GitStateStore"] = "GitStateStore"
+    spec: GitSpec
+
+    @property
+    def identity(self) -> str:
+        """What is the same for two spellings of one branch of one repository, and for nothing else."""
+        return f"{repository_identity(self.spec.url)}#{self.spec.branch}"
+
+
+StateStore = BucketStateStore | GitStateStore
+
+
+def repository_identity(url: str) -> str:
+    """Return one spelling for all spellings of a repository's URL: host case, default port, `.git`, slashes, user.
+
+    Args:
+        url: `https://…`, `ssh://…` or Git's short form `user@host:path`.
+    """
+    if "://" not in url and ":" in url.partition("/")[0]:
+        host, _, path = url.partition(":")
+        url = f"ssh://{host}/{path}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # no URL at all: the writer says what is wrong with it
+        return url
+    if port == {"https": 443, "http": 80, "ssh": 22}.get(parts.scheme.lower()):
+        port = None
+    path = "/".join(part for part in parts.path.split("/") if part).removesuffix(".git").rstrip("/")
+    host = (parts.hostname or "").rstrip(".")
+    return f"{parts.scheme.lower()}://{host}{f':{port}' if port else ''}/{path}"
+
+
+def parse_state_store(obj: Mapping[str, Any]) -> StateStore:
+    """Read a State Store of either kind.
+
+    Raises:
+        InvalidObject: as `parse` of the kind.
+    """
+    return GitStateStore.parse(obj) if obj.get("kind") == "GitStateStore" else BucketStateStore.parse(obj)
+
+
+class Secret(_Model):
+    """Credentials, hidden in every repr. Never queued, never logged; read only where they are used.
+
+    Attributes:
+        uid: with `resource_version`, what a cached client is keyed by.
+        data: decoded values by key.
+    """
+
+    name: str
+    namespace: str
+    uid: str = ""
+    resource_version: str = ""
+    data: dict[str, SecretBytes] = Field(default_factory=dict, repr=False)
+
+    @classmethod
+    def parse(cls, obj: Mapping[str, Any]) -> Self:
+        """Read a `v1/Secret` as the Kubernetes API returned it.
+
+        Raises:
+            StateStoreNotReady: a value is not base64.
+        """
+        metadata = obj.get("metadata") or {}
+        try:
+            data = {key: SecretBytes(base64.b64decode(value)) for key, value in (obj.get("data") or {}).items()}
+        except (binascii.Error, ValueError):
+            raise StateStoreNotReady(f"Secret {metadata.get('name')} holds a value that is not base64") from None
+        return cls(
+            name=metadata.get("name", ""),
+            namespace=metadata.get("namespace", ""),
+            uid=metadata.get("uid", ""),
+            resource_version=metadata.get("resourceVersion", ""),
+            data=data,
+        )
+
+    def get(self, key: str) -> bytes | None:
+        """Return a value, or None where the key is missing."""
+        value = self.data.get(key)
+        return None if value is None else value.get_secret_value()
+
+    def require(self, key: str) -> bytes:
+        """Return a value that must be there.
+
+        Raises:
+            StateStoreNotReady: the key is missing or empty; the sentence names it.
+        """
+        value = self.get(key)
+        if not value:
+            raise StateStoreNotReady(
+                f"secret is missing key: {key} (add it to Secret {self.name} in namespace {self.namespace})"
+            )
+        return value
+
+    def require_text(self, key: str) -> str:
+        """Return a value as text without surrounding white space, which editors and `echo` leave behind.
+
+        Raises:
+            StateStoreNotReady: the key is missing or empty, or the value is not UTF-8.
+        """
+        try:
+            return self.require(key).decode().strip()
+        except UnicodeDecodeError:
+            raise StateStoreNotReady(f"secret key {key} of Secret {self.name} is not UTF-8 text") from None
+
+
+def _sentence(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"])
+    kind, context, given = problem["type"], problem.get("ctx") or {}, problem.get("input")
+    if kind == "missing":
+        return f"{field} is required: add it"
+    if kind == "literal_error":
+        return f"{field}: {given!r} is unknown; write {context.get('expected')}"
+    if kind == "string_too_short":
+        return f"{field} is empty: fill it in"
+    return f"{field}: {problem['msg']}"

