@@ -108,6 +108,12 @@ class KubernetesUnavailable(KubernetesError):
     transient = True
 
 
+class QueueUnavailable(LandfallError):
+    """A queue did not take some messages; what they came from goes back to its own queue."""
+
+    transient = True
+
+
 class OutOfTime(LandfallError):
     """The function's time is nearly over, so the item was left for the next invocation."""
 

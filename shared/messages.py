@@ -63,10 +63,9 @@ class Verdict(_Message):
     Attributes:
         reference: the object, with the uid and generation that the verdict is about.
         type: of the condition.
-        event: reason of the Event that a change records; empty for none.
-        event_message: its text.
+        status: of the condition; None where only a finalizer is concerned.
         decided_at: when it was found; an older verdict never overwrites a newer one.
-        first_seen: set only where the object has no such condition yet.
+        first_seen: it is set only where the object has no such condition yet, and records no Event.
         add_finalizer, remove_finalizer: a finalizer to add or remove besides; empty for none.
     """
 
@@ -75,8 +74,6 @@ class Verdict(_Message):
     status: Literal["True", "False", "Unknown"] | None = None
     reason: str = ""
     message: str = ""
-    event: str = ""
-    event_message: str = ""
     decided_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     first_seen: bool = False
     add_finalizer: str = ""

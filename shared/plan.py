@@ -129,7 +129,7 @@ def compute(edits: Sequence[Edit], existing: Existing, digest: Callable[[bytes],
     accepted: list[Edit] = []
     for edit in edits:
         try:
-            _check(edit)
+            check(edit)
             going = set(_going(edit, existing))
             for path in edit.files:
                 claims.check(path, edit)
@@ -157,12 +157,17 @@ def compute(edits: Sequence[Edit], existing: Existing, digest: Callable[[bytes],
     return Plan(puts, deletes, refused, touched)
 
 
-def _check(edit: Edit) -> None:
+def check(edit: Edit) -> None:
+    """Refuse an edit for what it says itself, whatever the store holds; a writer need not look such an edit up.
+
+    Raises:
+        InvalidPath: a path is refused, leaves the edit's root or lies in a directory that it must keep.
+    """
     for path in (*edit.files, *edit.remove):
         if paths.check(path) != path or not paths.is_within(path, edit.root):
             raise InvalidPath(f"path {path!r} does not lie in {edit.root or '/'!r}, the place of {edit.label}")
     for directory in edit.prune:
-        if not paths.is_within(directory, edit.root):
+        if paths.check_directory(directory, "directory") != directory or not paths.is_within(directory, edit.root):
             raise InvalidPath(
                 f"directory {directory!r} does not lie in {edit.root or '/'!r}, the place of {edit.label}"
             )

@@ -1,0 +1,244 @@
+"""Every forwarder's envelope to one `Change`. An event is only a hint: what is true is read again (design, decision 1).
+
+Understood, in any nesting: a raw watch event `{type, object}`; EventBridge (in `detail`); SNS and SQS, as records or as
+an SNS notification's body; Argo Events' resource payload; CloudEvents of Knative's ApiServerSource, in structured or
+binary mode, by resource or by reference; and base64 of gzip of any of these.
+"""
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shared.errors import UnknownEvent
+from shared.messages import Reference
+from shared.resources import CLEANUP_FINALIZER, GROUP
+
+MAX_BYTES: Final = 8 * 1024 * 1024  # of a decoded event; etcd holds objects of 1.5 MiB at most
+MAX_DEPTH: Final = 8  # of envelopes in envelopes
+
+_WATCH_TYPES: Final = {"ADDED": "added", "MODIFIED": "modified", "DELETED": "deleted"}
+_ARGO_TYPES: Final = {"ADD": "added", "UPDATE": "modified", "DELETE": "deleted"}
+_KNATIVE_PREFIX: Final = "dev.knative.apiserver."
+_KNATIVE_TYPES: Final = {"add": "added", "update": "modified", "delete": "deleted"}
+
+_EXPECTED: Final = (
+    "the event is none that is understood here: a watch event {type, object}, EventBridge, SNS, SQS,"
+    " Argo Events' resource payload, or a CloudEvent of Knative's ApiServerSource"
+)
+
+_GROUPS: Final = {"Destination": GROUP, "BucketStateStore": GROUP, "GitStateStore": GROUP, "Secret": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """That something about an object may have changed.
+
+    Attributes:
+        reference: the object as the event names it; nothing in it is trusted.
+        deleted: whether the event says that the object is gone.
+        echo: whether the event only shows a status that is already about this generation, ours most likely.
+    """
+
+    reference: Reference
+    deleted: bool = False
+    echo: bool = False
+
+
+def decode(payload: object, cluster: str = "") -> list[Change]:
+    """Return the changes that an event tells of; bookmarks and SNS's own messages tell of none.
+
+    Args:
+        payload: a string or an object, as it reached the function.
+        cluster: which cluster it is from, where nothing inside says so.
+
+    Raises:
+        UnknownEvent: it is not understood; the sentence says what was expected, and quotes nothing of the event.
+    """
+    return list(_decode(payload, cluster, 0))
+
+
+def _decode(payload: object, cluster: str, depth: int) -> Iterator[Change]:
+    if depth > MAX_DEPTH:
+        raise UnknownEvent(f"the event has more than {MAX_DEPTH} envelopes: send it with fewer")
+    if isinstance(payload, str | bytes):
+        yield from _decode(_parse(payload), cluster, depth + 1)
+    elif isinstance(payload, list):
+        for item in payload:
+            yield from _decode(item, cluster, depth + 1)
+    elif isinstance(payload, Mapping):
+        cluster = _cluster_of(payload) or cluster
+        envelope = _open_aws(payload, cluster, depth + 1)
+        if envelope is None:
+            envelope = _open_kubernetes(payload, cluster, depth + 1)
+        yield from envelope
+    else:
+        raise UnknownEvent(_EXPECTED)
+
+
+def _open_aws(envelope: Mapping[str, Any], cluster: str, depth: int) -> Iterator[Change] | None:
+    """Open what AWS wraps around events; None where this is no envelope of AWS's."""
+    match envelope:
+        case {"Records": list(records)}:
+            return _records(records, cluster, depth)
+        case {"Type": "Notification", "Message": str(message)}:
+            return _decode(message, _attribute(envelope, "MessageAttributes") or cluster, depth)
+        case {"Type": "SubscriptionConfirmation" | "UnsubscribeConfirmation"}:
+            return iter(())
+        case {"detail-type": str(), "detail": detail}:
+            return _decode(detail, cluster, depth)
+        case {"headers": Mapping() as headers, "body": body}:
+            return _http(headers, body, encoded=bool(envelope.get("isBase64Encoded")), cluster=cluster, depth=depth)
+        case _:
+            return None
+
+
+def _open_kubernetes(event: Mapping[str, Any], cluster: str, depth: int) -> Iterator[Change]:
+    match event:
+        case {"specversion": str(), "type": str()}:
+            return _cloud_event(event, event, cluster, depth)
+        case {"kind": str(), "name": str(), "why": "resync"}:  # our own, see reconcile.resync
+            reference = Reference.model_validate(dict(event))
+            return iter((Change(reference),))
+        case {"type": "BOOKMARK"}:
+            return iter(())
+        case {"type": str(event_type), "object": obj} if event_type in _WATCH_TYPES:
+            return iter((_change(obj, _WATCH_TYPES[event_type], cluster),))
+        case {"type": "ERROR"}:
+            raise UnknownEvent("the watch ended with an error: the forwarder must list and watch again, not send it")
+        case {"type": str(event_type), "body": body} if event_type in _ARGO_TYPES:
+            obj = _parse(body) if isinstance(body, str) else body
+            return iter((_change(obj, _ARGO_TYPES[event_type], cluster),))
+        case {"context": Mapping(), "data": data}:  # an Argo Events event as a Sensor passes it on
+            return _decode(data, cluster, depth)
+        case _:
+            raise UnknownEvent(_EXPECTED)
+
+
+def _records(records: list[Any], cluster: str, depth: int) -> Iterator[Change]:
+    for record in records:
+        match record:
+            case {"Sns": {"Message": message} as notification}:
+                own = _attribute(notification, "MessageAttributes")
+            case {"body": message}:
+                own = _attribute(record, "messageAttributes")
+            case _:
+                raise UnknownEvent("a record is neither of SQS nor of SNS")
+        yield from _decode(message, own or cluster, depth)
+
+
+def _cloud_event(attributes: Mapping[str, Any], event: Mapping[str, Any], cluster: str, depth: int) -> Iterator[Change]:
+    event_type = str(attributes["type"])
+    data = event.get("data")
+    if data is None and isinstance(event.get("data_base64"), str):
+        data = _parse(event["data_base64"])
+    if isinstance(data, str):
+        data = _parse(data)
+    if not event_type.startswith(_KNATIVE_PREFIX):
+        yield from _decode(data, cluster, depth)  # some broker's envelope around one of the others
+        return
+    # dev.knative.apiserver.resource.add carries the object, dev.knative.apiserver.ref.add a reference to it
+    why = _KNATIVE_TYPES.get(event_type.rpartition(".")[2])
+    if why is None:
+        raise UnknownEvent("the CloudEvent's type is none of dev.knative.apiserver.resource.add, .update, .delete")
+    yield _change(data, why, _cluster_of(attributes) or cluster)
+
+
+def _http(headers: Mapping[str, Any], body: object, *, encoded: bool, cluster: str, depth: int) -> Iterator[Change]:
+    if encoded and isinstance(body, str):
+        body = _unbase64(body)
+    attributes = {str(name).lower()[3:]: value for name, value in headers.items() if str(name).lower()[:3] == "ce-"}
+    if "specversion" in attributes and "type" in attributes:
+        yield from _cloud_event(attributes, {"data": body}, cluster, depth)
+    else:
+        yield from _decode(body, cluster, depth)
+
+
+def _change(obj: object, why: str, cluster: str) -> Change:
+    if not isinstance(obj, Mapping):
+        raise UnknownEvent("the event holds no object: send the object, or a reference with kind and name")
+    metadata = obj.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else obj  # an ObjectReference has its names at the top
+    kind, name = obj.get("kind"), metadata.get("name")
+    if not isinstance(kind, str) or not isinstance(name, str) or not name:
+        raise UnknownEvent("the event's object has no kind or no name")
+    group = str(obj.get("apiVersion") or "").rpartition("/")[0]
+    if kind not in _GROUPS or group != _GROUPS[kind]:
+        raise UnknownEvent(
+            f"nothing here follows objects of kind {kind[:63]!r} in group {group[:253]!r}:"
+            f" let the forwarder send only {', '.join(_GROUPS)}"
+        )
+    generation = metadata.get("generation")
+    return Change(
+        Reference(
+            cluster=cluster,
+            kind=kind,
+            namespace=str(metadata.get("namespace") or ""),
+            name=name,
+            uid=str(metadata.get("uid") or ""),
+            generation=generation if isinstance(generation, int) else 0,
+            why=why,
+        ),
+        deleted=why == "deleted",
+        echo=why == "modified" and kind == "Destination" and _only_status(obj, metadata),
+    )
+
+
+def _only_status(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    """Whether a Destination needs no look: its Ready is about this generation, and nothing waits for a finalizer."""
+    if metadata.get("deletionTimestamp") or not metadata.get("generation"):
+        return False
+    wants_cleanup = (obj.get("spec") or {}).get("cleanup") == "all"
+    if wants_cleanup != (CLEANUP_FINALIZER in (metadata.get("finalizers") or ())):
+        return False
+    conditions = (obj.get("status") or {}).get("conditions") or ()
+    return any(
+        condition.get("type") == "Ready" and condition.get("observedGeneration") == metadata["generation"]
+        for condition in conditions
+    )
+
+
+def _attribute(holder: Mapping[str, Any], key: str) -> str:
+    attribute = (holder.get(key) or {}).get("cluster") or {}
+    return str(attribute.get("stringValue") or attribute.get("Value") or "")
+
+
+def _cluster_of(envelope: Mapping[str, Any]) -> str:
+    cluster = envelope.get("cluster")
+    return cluster if isinstance(cluster, str) else ""
+
+
+def _parse(text: str | bytes) -> object:
+    """Read JSON, or base64 of JSON, or base64 of gzip of JSON."""
+    if len(text) > MAX_BYTES:
+        raise UnknownEvent(f"the event is over {MAX_BYTES} bytes")
+    raw = text.encode() if isinstance(text, str) else text
+    if raw.lstrip()[:1] not in {b"{", b"[", b'"'}:
+        raw = _inflate(_unbase64(raw))
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        raise UnknownEvent("the event is neither JSON nor base64 of gzip of JSON") from None
+
+
+def _unbase64(text: str | bytes) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise UnknownEvent("the event is neither JSON nor base64 of gzip of JSON") from None
+
+
+def _inflate(raw: bytes) -> bytes:
+    if not raw.startswith(b"\x1f\x8b"):
+        return raw
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        inflated = inflater.decompress(raw, MAX_BYTES)
+    except zlib.error:
+        raise UnknownEvent("the event's gzip is broken") from None
+    if inflater.unconsumed_tail:
+        raise UnknownEvent(f"the event inflates to over {MAX_BYTES} bytes")
+    return inflated

@@ -1,0 +1,125 @@
+"""status-report: put verdicts on their objects: conditions, finalizers, Events."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from shared import conditions
+from shared.deadline import Deadline
+from shared.errors import KubernetesConflict, KubernetesError, KubernetesUnavailable, LandfallError
+from shared.kube import Cluster, Key, Object
+from shared.messages import Verdict
+from shared.observability import logger
+from shared.reconcile.connections import Connections
+
+_ATTEMPTS = 5  # at an object that others keep changing; then the queue delivers the verdict again
+
+
+async def report(messages: Mapping[str, Verdict], connections: Connections, deadline: Deadline) -> dict[str, Exception]:
+    """Report a batch of verdicts, several about one object as one.
+
+    Args:
+        messages: by message id, a verdict.
+        connections: of this container.
+        deadline: of this invocation.
+
+    Returns:
+        By message id: why it has to be delivered again.
+    """
+    groups: dict[tuple[str, str], dict[Key, dict[str, Verdict]]] = {}
+    for message_id, verdict in messages.items():
+        reference = verdict.reference
+        by_key = groups.setdefault((reference.cluster, reference.kind), {})
+        by_key.setdefault((reference.namespace, reference.name), {})[message_id] = verdict
+
+    failures: dict[str, Exception] = {}
+    for (name, kind), by_key in groups.items():
+        try:
+            cluster = await connections.clusters.get(name)
+            objects = await cluster.read_many(kind, by_key, deadline)
+        except LandfallError as error:
+            failures.update({message_id: error for verdicts in by_key.values() for message_id in verdicts})
+            continue
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                key: group.create_task(_report_all(cluster, obj, list(by_key[key].values()), deadline))
+                for key, obj in objects.items()
+            }
+        for key, task in tasks.items():
+            error_of_object = task.result()
+            if error_of_object is not None:
+                failures.update(dict.fromkeys(by_key[key], error_of_object))
+    return failures
+
+
+async def _report_all(
+    cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], deadline: Deadline
+) -> LandfallError | None:
+    current: Object | None = obj
+    for attempt in range(1, _ATTEMPTS + 1):
+        if current is None:
+            return None
+        try:
+            await _report(cluster, current, verdicts, deadline)
+        except KubernetesConflict as error:
+            if attempt == _ATTEMPTS:
+                return error
+            namespace, name = current["metadata"].get("namespace") or "", current["metadata"]["name"]
+            try:
+                current = await cluster.get(current["kind"], namespace, name, deadline)
+            except LandfallError as unreadable:
+                return unreadable
+            if current is not None:
+                current = {**current, "kind": obj["kind"]}
+        except LandfallError as error:
+            return error
+        else:
+            return None
+    return None
+
+
+async def _report(cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], deadline: Deadline) -> None:
+    current = [verdict for verdict in verdicts if not conditions.is_stale(verdict, obj)]
+    verdict = conditions.latest(current)
+    if verdict is not None:
+        changed = await _set_condition(cluster, obj, verdict, deadline)
+        if changed is None:
+            return
+        obj = {**changed, "kind": obj["kind"]}
+    wanted = _finalizers(obj, current)
+    if wanted == (obj["metadata"].get("finalizers") or []):
+        return
+    try:
+        await cluster.patch_finalizers(obj, wanted, deadline)
+    except (KubernetesConflict, KubernetesUnavailable):
+        raise
+    except KubernetesError as error:
+        failed = conditions.finalizer_failed(current[0].reference, error)
+        await _set_condition(cluster, obj, failed, deadline)
+
+
+async def _set_condition(cluster: Cluster, obj: Object, verdict: Verdict, deadline: Deadline) -> Object | None:
+    """Patch the condition where it changes and record its Event; return the object as it is now, None if it is gone."""
+    merged = conditions.merged(verdict, obj)
+    now: Object | None = obj
+    if merged is not None:
+        now = await cluster.patch_status(obj, {"conditions": merged}, deadline)
+    fact = conditions.event_of(verdict, obj)
+    if fact is not None and now is not None:
+        try:
+            await cluster.record_event(obj, fact, deadline)
+        except LandfallError as error:  # the condition tells the same; an Event is worth no second delivery
+            logger.warning("the Event %s of %s was not recorded: %s", fact.reason, verdict.reference, error)
+    return now
+
+
+def _finalizers(obj: Object, verdicts: Sequence[Verdict]) -> list[str]:
+    """Return the finalizers that the object should have; none is added to an object that is being deleted."""
+    metadata = obj["metadata"]
+    finalizers = list(metadata.get("finalizers") or [])
+    for verdict in sorted(verdicts, key=lambda v: v.decided_at):
+        add, remove = verdict.add_finalizer, verdict.remove_finalizer
+        if add and add not in finalizers and not metadata.get("deletionTimestamp"):
+            finalizers.append(add)
+        if remove and remove in finalizers:
+            finalizers.remove(remove)
+    return finalizers

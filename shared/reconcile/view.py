@@ -1,0 +1,166 @@
+"""What the cluster says now about the Destinations of a batch: read again, never taken from a message."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+from shared import paths
+from shared.deadline import Deadline
+from shared.errors import InvalidObject, StateStoreNotReady
+from shared.kube import Cluster, Key, Object, key_of
+from shared.messages import Reference
+from shared.resources import Destination, Secret, SecretRef, StateStore, parse_state_store
+
+STORE_KINDS = ("BucketStateStore", "GitStateStore")
+
+StoreKey = tuple[str, str, str]  # kind, namespace, name
+
+
+@dataclass
+class View:
+    """Destinations and State Stores as the API server has them.
+
+    Attributes:
+        cluster: the name that messages carry.
+        destinations: by namespace and name.
+        stores: by kind, namespace and name.
+    """
+
+    cluster: str
+    destinations: dict[Key, Object] = field(default_factory=dict)
+    stores: dict[StoreKey, Object] = field(default_factory=dict)
+
+    @classmethod
+    async def of_all(cls, name: str, cluster: Cluster, deadline: Deadline) -> Self:
+        """List every Destination and every State Store.
+
+        Raises:
+            KubernetesError: a list could not be had.
+        """
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(cluster.list_all(kind, deadline)) for kind in ("Destination", *STORE_KINDS)]
+        destinations, *stores = (task.result() for task in tasks)
+        return cls(
+            name,
+            {key_of(obj): obj for obj in destinations},
+            {(obj["kind"], *key_of(obj)): obj for objects in stores for obj in objects},
+        )
+
+    @classmethod
+    async def of(cls, name: str, cluster: Cluster, keys: Iterable[Key], deadline: Deadline) -> Self:
+        """Read some Destinations, and the State Stores that they refer to.
+
+        Raises:
+            KubernetesError: an object could not be read.
+        """
+        destinations = await cluster.read_many("Destination", set(keys), deadline)
+        wanted: dict[str, set[Key]] = {kind: set() for kind in STORE_KINDS}
+        for obj in destinations.values():
+            ref = (obj.get("spec") or {}).get("stateStoreRef") or {}
+            if ref.get("kind") in wanted and ref.get("name"):
+                wanted[ref["kind"]] |= {(namespace, ref["name"]) for namespace in ("", key_of(obj)[0])}
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(cluster.read_many(kind, wanted[kind], deadline)) for kind in STORE_KINDS]
+        found = zip(STORE_KINDS, (task.result() for task in tasks), strict=True)
+        return cls(name, destinations, {(kind, *key): obj for kind, by_key in found for key, obj in by_key.items()})
+
+    def store(self, destination: Destination) -> StateStore | None:
+        """Return a Destination's State Store, or None where it does not exist.
+
+        A namespaced Destination's store is looked for in its namespace first (spec section 1, older clusters).
+
+        Raises:
+            StateStoreNotReady: the store exists, but cannot be read as one.
+        """
+        ref = destination.spec.state_store_ref
+        for namespace in (destination.metadata.namespace, ""):
+            if (obj := self.stores.get((ref.kind, namespace, ref.name))) is not None:
+                try:
+                    return parse_state_store(obj)
+                except InvalidObject as error:
+                    raise StateStoreNotReady(str(error)) from None
+        return None
+
+    def reference(self, obj: Mapping[str, Any], why: str = "", attempt: int = 0) -> Reference:
+        """Return a reference to a Destination as it is now."""
+        metadata = obj["metadata"]
+        namespace, name = key_of(obj)
+        return Reference(
+            cluster=self.cluster,
+            kind="Destination",
+            namespace=namespace,
+            name=name,
+            uid=metadata.get("uid") or "",
+            generation=metadata.get("generation") or 0,
+            why=why,
+            attempt=attempt,
+        )
+
+    def roots(self, store: StateStore) -> dict[Key, tuple[Destination, str]]:
+        """Return the Destinations of one place to write to, each with its directory there.
+
+        Several State Store objects may be one place (two spellings of a repository or an endpoint). Destinations that
+        cannot be read are left out; they own no directory.
+        """
+        return self._places.get(store.identity, {})
+
+    def owner(self, store: StateStore, root: str) -> Destination | None:
+        """Return the oldest Destination whose directory that is in that place."""
+        return self._owners.get((store.identity, root))
+
+    @cached_property
+    def _places(self) -> dict[str, dict[Key, tuple[Destination, str]]]:
+        places: dict[str, dict[Key, tuple[Destination, str]]] = {}
+        for key, obj in self.destinations.items():
+            try:
+                destination = Destination.parse(obj)
+                store = self.store(destination)
+                if store is not None:
+                    own = (destination, paths.destination_root(store, destination))
+                    places.setdefault(store.identity, {})[key] = own
+            except (InvalidObject, StateStoreNotReady):
+                continue
+        return places
+
+    @cached_property
+    def _owners(self) -> dict[tuple[str, str], Destination]:
+        owners: dict[tuple[str, str], Destination] = {}
+        for identity, place in self._places.items():
+            for destination, root in place.values():
+                owner = owners.setdefault((identity, root), destination)
+                if _age(destination) < _age(owner):
+                    owners[identity, root] = destination
+        return owners
+
+
+def _age(destination: Destination) -> tuple[float, str, str]:
+    created = destination.metadata.creation_timestamp
+    return (created.timestamp() if created else 0.0, destination.metadata.namespace, destination.name)
+
+
+def secret_key(store: StateStore) -> Key | None:
+    """Return where a State Store's Secret is, or None where it needs none."""
+    ref: SecretRef | None = store.spec.secret_ref
+    if ref is None or not ref.name:
+        return None
+    explicit = "namespace" in ref.model_fields_set and ref.namespace
+    return (ref.namespace if explicit else store.metadata.namespace or "default"), ref.name
+
+
+async def read_secret(store: StateStore, cluster: Cluster, deadline: Deadline) -> Secret | None:
+    """Read a State Store's Secret; None where it refers to none.
+
+    Raises:
+        StateStoreNotReady: the Secret does not exist.
+        KubernetesError: it could not be read.
+    """
+    key = secret_key(store)
+    if key is None:
+        return None
+    namespace, name = key
+    obj = await cluster.get("Secret", namespace, name, deadline)
+    if obj is None:
+        raise StateStoreNotReady(f"Secret {name} not found in namespace {namespace}", reason="SecretNotFound")
+    return Secret.parse(obj)
