@@ -1,0 +1,230 @@
+"""Outcomes become Kratix's own conditions and Events (spec section 3), and stale ones are dropped (failures 15, 16)."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from shared import conditions
+from shared.errors import (
+    AccessDenied,
+    InvalidPath,
+    KubernetesError,
+    LandfallError,
+    PathConflict,
+    StateStoreNotReady,
+    StoreNotFound,
+    StoreUnavailable,
+    WriteRejected,
+)
+from shared.messages import Reference, Verdict
+from shared.resources import Destination, StateStoreRef
+
+REFERENCE = Reference(kind="Destination", name="worker-1", uid="u1", generation=2)
+STORE = StateStoreRef(kind="BucketStateStore", name="default")
+NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+
+
+def destination(**spec: Any) -> Destination:
+    ref = {"kind": "BucketStateStore", "name": "default"}
+    return Destination.parse(
+        {"metadata": {"name": "worker-1", "uid": "u1", "generation": 2}, "spec": {"stateStoreRef": ref, **spec}}
+    )
+
+
+def stored(*conditions_: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {
+        "kind": "Destination",
+        "metadata": {"name": "worker-1", "uid": "u1", "generation": 2, "resourceVersion": "7", **metadata},
+        "status": {"conditions": list(conditions_)},
+    }
+
+
+def condition(status: str, reason: str, message: str = "m", **more: Any) -> dict[str, Any]:
+    return {
+        "type": "Ready",
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": 2,
+        "lastTransitionTime": "2026-11-22T11:00:00Z",
+        **more,
+    }
+
+
+def test_written_canaries_are_ready_in_kratix_words() -> None:
+    verdict = conditions.destination_ready(REFERENCE, destination())
+    assert (verdict.status, verdict.reason, verdict.message) == (
+        "True",
+        "TestDocumentsWritten",
+        "Test documents written to State Store",
+    )
+
+
+def test_without_init_workloads_it_is_ready_in_other_words() -> None:
+    verdict = conditions.destination_ready(REFERENCE, destination(initWorkloads={"enabled": False}))
+    assert (verdict.status, verdict.reason, verdict.message) == ("True", "DestinationReady", "Destination is ready")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        pytest.param(InvalidPath("path is bad"), "InvalidDestination", "path is bad", id="invalid"),
+        pytest.param(
+            StateStoreNotReady("Secret s not found in namespace default", reason="SecretNotFound"),
+            "StateStoreNotReady",
+            "BucketStateStore/default: Secret s not found in namespace default",
+            id="store not ready",
+        ),
+        *(
+            pytest.param(
+                kind("why"),
+                "StateStoreWriteFailed",
+                "Failed to write test documents to State Store: why",
+                id=kind.__name__,
+            )
+            for kind in (AccessDenied, StoreNotFound, WriteRejected, StoreUnavailable, PathConflict)
+        ),
+    ],
+)
+def test_an_error_becomes_its_reason(error: LandfallError, reason: str, message: str) -> None:
+    verdict = conditions.destination_failed(REFERENCE, STORE, error)
+    assert (verdict.status, verdict.reason, verdict.message) == ("False", reason, message)
+
+
+def test_an_error_that_nobody_translated_shows_only_its_type() -> None:
+    verdict = conditions.destination_failed(REFERENCE, STORE, RuntimeError("password=hunter2"))
+    assert "hunter2" not in verdict.message
+    assert "RuntimeError" in verdict.message
+
+
+def test_other_refusals_have_kratix_words() -> None:
+    assert conditions.store_not_found(REFERENCE, STORE).message == "BucketStateStore/default: not found"
+    assert conditions.store_not_found(REFERENCE, STORE).reason == "StateStoreNotFound"
+    assert conditions.path_clash(REFERENCE, destination()).reason == "PathClash"
+    assert "worker-1" in conditions.path_clash(REFERENCE, destination()).message
+    failed = conditions.finalizer_failed(REFERENCE, KubernetesError("the server's words"))
+    assert (failed.reason, failed.message) == ("DestinationFinalizerUpdateFailed", "the server's words")
+    seen = conditions.destination_first_seen(REFERENCE)
+    assert (seen.status, seen.reason, seen.message) == ("False", "DestinationNotReady", "Destination is not ready")
+
+
+def test_an_endless_message_is_cut_to_what_the_api_takes() -> None:
+    verdict = conditions.destination_failed(REFERENCE, STORE, StoreUnavailable("x" * 100_000))
+    assert len(verdict.message) == conditions.MAX_MESSAGE
+
+
+def ready(status: str = "True", at: datetime = NOW, **more: Any) -> Verdict:
+    fields: dict[str, Any] = {"reason": "TestDocumentsWritten", "message": "m", "decided_at": at, **more}
+    return Verdict(reference=REFERENCE, status=status, **fields)
+
+
+def test_the_first_condition_is_added_and_others_stay() -> None:
+    other = {"type": "Other", "status": "True"}
+    merged = conditions.merged(ready(), stored(other))
+    assert merged is not None
+    assert merged[0] == other
+    assert merged[1] == {
+        "type": "Ready",
+        "status": "True",
+        "reason": "TestDocumentsWritten",
+        "message": "m",
+        "observedGeneration": 2,
+        "lastTransitionTime": "2026-11-22T12:00:00Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "transition"),
+    [
+        pytest.param(condition("False", "StateStoreWriteFailed"), "2026-11-22T12:00:00Z", id="status changes"),
+        pytest.param(condition("True", "DestinationReady"), "2026-11-22T11:00:00Z", id="only the reason changes"),
+        pytest.param(
+            condition("True", "TestDocumentsWritten", observedGeneration=1),
+            "2026-11-22T11:00:00Z",
+            id="only the generation changes",
+        ),
+    ],
+)
+def test_the_transition_time_moves_only_with_the_status(before: dict[str, Any], transition: str) -> None:
+    merged = conditions.merged(ready(), stored(before))
+    assert merged is not None
+    assert merged[0]["lastTransitionTime"] == transition
+    assert merged[0]["observedGeneration"] == 2
+
+
+def test_a_verdict_that_says_the_same_changes_nothing() -> None:
+    assert conditions.merged(ready(), stored(condition("True", "TestDocumentsWritten"))) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "obj", "stale"),
+    [
+        pytest.param(ready(), stored(), False, id="about this very object"),
+        pytest.param(ready(), stored(uid="u2"), True, id="created again under its name"),
+        pytest.param(ready(), stored(generation=3), True, id="an older generation"),
+        pytest.param(ready("False"), stored(condition("True", "x")), False, id="newer than the last transition"),
+        pytest.param(
+            ready("False", NOW - timedelta(hours=2)), stored(condition("True", "x")), True, id="older than the last"
+        ),
+        pytest.param(
+            ready("False", NOW - timedelta(hours=2)),
+            stored(condition("True", "x", observedGeneration=1)),
+            False,
+            id="a slow clock does not outweigh a newer generation",
+        ),
+        pytest.param(ready("False", first_seen=True), stored(), False, id="first seen, nothing there"),
+        pytest.param(
+            ready("False", first_seen=True), stored(condition("True", "x")), True, id="first seen, but overtaken"
+        ),
+    ],
+)
+def test_a_stale_verdict_is_told_from_a_good_one(verdict: Verdict, obj: dict[str, Any], stale: bool) -> None:
+    assert conditions.is_stale(verdict, obj) is stale
+
+
+@pytest.mark.parametrize(
+    ("verdict", "before", "event"),
+    [
+        pytest.param(ready(), [], ("Normal", "DestinationReady", "Destination is Ready"), id="ready at last"),
+        pytest.param(ready(), [condition("True", "DestinationReady")], None, id="ready stays ready"),
+        pytest.param(
+            ready("False", reason="StateStoreWriteFailed", message="Failed to write: why"),
+            [condition("True", "x")],
+            ("Warning", "DestinationNotReady", "Failed to write: why"),
+            id="fails",
+        ),
+        pytest.param(
+            ready("False", reason="StateStoreWriteFailed", message="Failed to write: why"),
+            [condition("False", "StateStoreWriteFailed", "Failed to write: why")],
+            ("Warning", "DestinationNotReady", "Failed to write: why"),
+            id="fails again: the same Event, whose count rises",
+        ),
+        pytest.param(
+            ready("False", reason="InvalidDestination", message="path is bad"),
+            [],
+            ("Warning", "DestinationNotReady", "Destination is invalid: path is bad"),
+            id="invalid",
+        ),
+        pytest.param(ready("False", first_seen=True), [], None, id="first seen is no event"),
+    ],
+)
+def test_a_change_records_an_event_and_a_repeat_of_ready_none(
+    verdict: Verdict, before: list[dict[str, Any]], event: tuple[str, str, str] | None
+) -> None:
+    fact = conditions.event_of(verdict, stored(*before))
+    assert (fact and (fact.type, fact.reason, fact.message)) == event
+
+
+def test_of_several_verdicts_the_newest_generation_counts_then_the_newest() -> None:
+    older = ready("False", NOW)
+    newer = ready("True", NOW + timedelta(seconds=1))
+    next_generation = Verdict(
+        reference=REFERENCE.model_copy(update={"generation": 3}), status="False", decided_at=NOW - timedelta(hours=1)
+    )
+    seen = ready("False", NOW + timedelta(seconds=5), first_seen=True)
+    only_a_finalizer = Verdict(reference=REFERENCE, add_finalizer="f")
+    assert conditions.latest([newer, older]) is newer
+    assert conditions.latest([newer, next_generation, older]) is next_generation
+    assert conditions.latest([seen, older]) is older
+    assert conditions.latest([only_a_finalizer]) is None

@@ -1,0 +1,222 @@
+"""Every envelope is understood, and what is not is refused with a sentence (failures 15)."""
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import UnknownEvent
+from shared.events import MAX_BYTES, MAX_DEPTH, decode
+from shared.messages import Reference
+
+EVENTS = Path(__file__).parents[2] / "events" / "on-destination-change"
+DESTINATION: dict[str, Any] = {
+    "apiVersion": "platform.kratix.io/v1alpha1",
+    "kind": "Destination",
+    "metadata": {"name": "worker-1", "uid": "u1", "generation": 3},
+    "spec": {"stateStoreRef": {"kind": "BucketStateStore", "name": "default"}},
+}
+
+
+def event(name: str) -> Any:
+    return json.loads((EVENTS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("watch-event", "added"),
+        ("watch-event.in-sqs", "added"),
+        ("eventbridge", "added"),
+        ("eventbridge.in-sqs", "added"),
+        ("sns", "added"),
+        ("sns.in-sqs", "added"),
+        ("argo-events", "modified"),
+        ("argo-events.in-sqs", "added"),
+        ("knative-resource.in-sqs", "added"),
+        ("knative-reference.in-sqs", "modified"),
+        ("knative-binary-mode", "modified"),
+        ("knative-delete", "deleted"),
+        ("gzip-forwarder.sns", "added"),
+        ("gzip-forwarder.in-sqs", "added"),
+        ("deleted.in-sqs", "deleted"),
+    ],
+)
+def test_an_envelope_leads_to_the_destination_in_it(name: str, why: str) -> None:
+    (change,) = decode(event(name))
+    assert (change.reference.kind, change.reference.name, change.reference.why) == ("Destination", "worker-1", why)
+    assert change.deleted is (why == "deleted")
+    assert not change.echo
+
+
+def test_a_reference_mode_event_knows_no_uid_and_claims_none() -> None:
+    (change,) = decode(event("knative-reference.in-sqs"))
+    assert (change.reference.uid, change.reference.generation) == ("", 0)
+
+
+def test_uid_and_generation_come_from_the_object() -> None:
+    (change,) = decode({"type": "MODIFIED", "object": DESTINATION})
+    assert (change.reference.uid, change.reference.generation) == ("u1", 3)
+
+
+def test_a_state_store_and_a_secret_are_followed_too() -> None:
+    (store,) = decode(event("state-store.in-sqs"))
+    (secret,) = decode(event("secret.in-sqs"))
+    assert (store.reference.kind, store.reference.name) == ("BucketStateStore", "default")
+    assert (secret.reference.kind, secret.reference.namespace) == ("Secret", "default")
+
+
+def with_ready(generation: int, **metadata: Any) -> dict[str, Any]:
+    ready = {"type": "Ready", "status": "True", "observedGeneration": generation}
+    return {
+        **DESTINATION,
+        "metadata": {**DESTINATION["metadata"], **metadata},
+        "status": {"conditions": [ready]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("watch_type", "obj", "echo"),
+    [
+        pytest.param("MODIFIED", with_ready(3), True, id="status about this generation"),
+        pytest.param("MODIFIED", with_ready(2), False, id="status about an older generation"),
+        pytest.param("MODIFIED", DESTINATION, False, id="no status yet"),
+        pytest.param("ADDED", with_ready(3), False, id="a forwarder that starts anew asks for a look"),
+        pytest.param("MODIFIED", with_ready(3, deletionTimestamp="2026-01-01T00:00:00Z"), False, id="being deleted"),
+        pytest.param(
+            "MODIFIED", with_ready(3, finalizers=["kratix.io/destination-cleanup"]), False, id="a finalizer to remove"
+        ),
+        pytest.param(
+            "MODIFIED",
+            {**with_ready(3), "spec": {**DESTINATION["spec"], "cleanup": "all"}},
+            False,
+            id="a finalizer to add",
+        ),
+    ],
+)
+def test_only_an_event_that_shows_nothing_but_our_status_is_an_echo(
+    watch_type: str, obj: dict[str, Any], echo: bool
+) -> None:
+    (change,) = decode({"type": watch_type, "object": obj})
+    assert change.echo is echo
+
+
+@pytest.mark.parametrize(
+    ("envelope", "cluster"),
+    [
+        pytest.param({"type": "ADDED", "object": DESTINATION, "cluster": "blue"}, "blue", id="in the watch event"),
+        pytest.param({"detail-type": "x", "detail": {"type": "ADDED", "object": DESTINATION}}, "", id="nowhere"),
+        pytest.param(
+            {
+                "Records": [
+                    {
+                        "messageId": "1",
+                        "body": json.dumps({"type": "ADDED", "object": DESTINATION}),
+                        "messageAttributes": {"cluster": {"stringValue": "green", "dataType": "String"}},
+                    }
+                ]
+            },
+            "green",
+            id="in SQS's message attributes",
+        ),
+        pytest.param(
+            {
+                "Records": [
+                    {
+                        "Sns": {
+                            "Message": json.dumps({"type": "ADDED", "object": DESTINATION}),
+                            "MessageAttributes": {"cluster": {"Type": "String", "Value": "red"}},
+                        }
+                    }
+                ]
+            },
+            "red",
+            id="in SNS's message attributes",
+        ),
+    ],
+)
+def test_the_cluster_is_named_by_the_envelope(envelope: dict[str, Any], cluster: str) -> None:
+    (change,) = decode(envelope)
+    assert change.reference.cluster == cluster
+
+
+def test_a_resync_reference_is_followed_as_it_is() -> None:
+    reference = Reference(cluster="blue", kind="Destination", name="worker-1", why="resync")
+    (change,) = decode(reference.encode())
+    assert change.reference == reference
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param({"type": "BOOKMARK", "object": {"kind": "Destination"}}, id="bookmark"),
+        pytest.param({"Type": "SubscriptionConfirmation", "Message": "x", "Token": "t"}, id="SNS confirmation"),
+        pytest.param([], id="nothing"),
+    ],
+)
+def test_what_tells_of_no_change_is_no_error(payload: object) -> None:
+    assert decode(payload) == []
+
+
+def nested(depth: int) -> object:
+    event: object = {"type": "ADDED", "object": DESTINATION}
+    for _ in range(depth):
+        event = {"detail-type": "x", "detail": event}
+    return event
+
+
+def zipped(raw: bytes) -> str:
+    return base64.b64encode(gzip.compress(raw)).decode()
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        pytest.param({"hello": "world"}, "none that is understood", id="some other JSON"),
+        pytest.param(7, "none that is understood", id="a number"),
+        pytest.param("not even JSON", "neither JSON nor base64", id="no JSON"),
+        pytest.param("{broken", "neither JSON nor base64", id="broken JSON"),
+        pytest.param({"type": "ERROR", "object": {"kind": "Status"}}, "list and watch again", id="watch error"),
+        pytest.param({"type": "ADDED", "object": None}, "no object", id="no object"),
+        pytest.param({"type": "ADDED", "object": {"kind": "Destination"}}, "no name", id="no name"),
+        pytest.param({"Records": [{"kinesis": {}}]}, "neither of SQS nor of SNS", id="records of something else"),
+        pytest.param(
+            {"type": "ADDED", "object": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}},
+            "kind 'Pod'",
+            id="another kind",
+        ),
+        pytest.param(
+            {"type": "ADDED", "object": {**DESTINATION, "apiVersion": "example.com/v1"}},
+            "example.com",
+            id="another group",
+        ),
+        pytest.param(
+            {"specversion": "1.0", "type": "dev.knative.apiserver.resource.bogus", "data": DESTINATION},
+            "CloudEvent's type",
+            id="an unknown Knative type",
+        ),
+        pytest.param(nested(MAX_DEPTH + 1), "envelopes", id="too many envelopes"),
+        pytest.param(zipped(b"x" * (MAX_BYTES + 1)), "inflates to over", id="an inflation bomb"),
+        pytest.param(base64.b64encode(b"\x1f\x8bbroken").decode(), "gzip is broken", id="broken gzip"),
+        pytest.param("[" * 100_000, "neither JSON nor base64", id="JSON nested to death"),
+    ],
+)
+def test_what_is_not_understood_is_refused_with_a_sentence(payload: object, words: str) -> None:
+    with pytest.raises(UnknownEvent, match=words):
+        decode(payload)
+
+
+def test_a_refusal_quotes_no_secret_of_the_event() -> None:
+    payload = {"type": "ADDED", "object": {"apiVersion": "v1", "kind": "Sekret", "data": {"password": "aHVudGVyMg=="}}}
+    with pytest.raises(UnknownEvent) as refusal:
+        decode(payload)
+    assert "aHVudGVyMg" not in str(refusal.value)
+
+
+def test_a_secret_event_with_data_leaves_the_data_behind() -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"password": "aHVudGVyMg=="}}
+    (change,) = decode({"type": "ADDED", "object": secret})
+    assert "aHVudGVyMg" not in repr(change)
