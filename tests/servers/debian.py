@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.servers.process import ServerUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Servers live in sbin, which is not on everybody's PATH.
 _SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
@@ -28,9 +30,13 @@ _UNITS = {
 }
 
 # policy-rc.d is Debian's way to forbid the start of services during an installation; it is put back as it was,
-# whatever happens. `systemctl disable` keeps what we installed from starting at the next boot.
+# whatever happens, and the lock keeps a second run from saving ours as if it were the machine's. `systemctl disable`
+# keeps what we installed from starting at the next boot. A second attempt helps where another apt-get has just cleaned
+# away what this one had downloaded.
 _INSTALL = r"""
 set -eu
+exec 9> /run/landfall-test-servers.lock
+flock 9
 policy=/usr/sbin/policy-rc.d
 saved=
 restore() {
@@ -43,7 +49,14 @@ printf '#!/bin/sh\nexit 101\n' > "$policy"
 chmod 755 "$policy"
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q -o DPkg::Lock::Timeout=300 update || echo 'apt-get update failed; trying with the lists as they are'
-apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold install $PACKAGES
+attempt=1
+until apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold \
+  install $PACKAGES
+do
+  [ $attempt -lt 3 ] || exit 1
+  attempt=$((attempt + 1))
+  sleep 3
+done
 if [ -d /run/systemd/system ]; then
   for unit in $UNITS; do systemctl disable "$unit" 2>/dev/null || true; done
 fi
@@ -76,8 +89,9 @@ def install(packages: list[str], say: Callable[[str], None]) -> None:
     say(f"installing {', '.join(packages)} with apt-get")
     units = [unit for package in packages for unit in _UNITS.get(package, [])]
     script = f"PACKAGES='{' '.join(packages)}'\nUNITS='{' '.join(units)}'\n{_INSTALL}"
-    # Through standard input: sudo need not pass any environment on.
-    done = subprocess.run([*become, "sh", "-s"], input=script, capture_output=True, text=True, check=False)
+    # The values are in the script itself: sudo need not pass any environment on.
+    command = [*become, "sh", "-c", script]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode or missing_packages():
         output = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
         raise ServerUnavailable(f"apt-get failed; run: sudo {by_hand}\n{output}")
@@ -91,9 +105,3 @@ def _become_root() -> list[str] | None:
     if sudo and subprocess.run([sudo, "-n", "true"], capture_output=True, check=False).returncode == 0:
         return [sudo, "-n"]
     return None
-
-
-def home_for_sshd() -> None:
-    """Make the empty folder that an sshd run by root insists on; Debian's own start script would do it."""
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

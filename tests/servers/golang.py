@@ -12,11 +12,14 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.servers.process import ServerUnavailable, log_tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 BUILD_COMMAND = "python -m tests.servers.build"
 _MODULES = Path(__file__).parent / "go"
@@ -69,10 +72,9 @@ GO_SERVERS = {
 
 def cache() -> Path:
     """Return the folder of built servers, outside the tree so that every checkout shares it."""
-    base = os.environ.get("LANDFALL_CACHE")
-    if base is None:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "landfall")
-    return Path(base).expanduser().resolve() / "servers"
+    own = os.environ.get("LANDFALL_CACHE")
+    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "landfall"
+    return base.expanduser().resolve() / "servers"
 
 
 def go_binary(name: str) -> Path:
@@ -96,7 +98,7 @@ def build(server: GoServer, say: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{server.name}-", dir=cache()) as scratch:
             built = Path(scratch) / "out"
             _compile(go, server, built / server.name, say)
-            os.replace(built, server.binary.parent)
+            built.replace(server.binary.parent)
         size = server.binary.stat().st_size / 2**20
         say(f"{server.name}: built in {time.monotonic() - started:.0f} s, {size:.0f} MiB")
 
@@ -116,20 +118,23 @@ def _compile(go: str, server: GoServer, output: Path, say: Callable[[str], None]
         )
     started = time.monotonic()
     try:
-        while True:
-            try:
-                code = process.wait(_PROGRESS_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                elapsed, last = time.monotonic() - started, log_tail(log, 1)
-                doing = last.removeprefix("go: ") if last.startswith("go: ") else "compiling"
-                say(f"{server.name}: {elapsed:.0f} s, {doing}")
+        while (code := _wait(process)) is None:
+            elapsed, last = time.monotonic() - started, log_tail(log, 1)
+            doing = last.removeprefix("go: ") if last.startswith("go: ") else "compiling"
+            say(f"{server.name}: {elapsed:.0f} s, {doing}")
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
     if code:
         raise ServerUnavailable(f"{server.name}: `{' '.join(command)}` failed in {server.folder}:\n{log_tail(log)}")
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(_PROGRESS_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 @contextlib.contextmanager

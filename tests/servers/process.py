@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # Below the range that kernels hand to outgoing connections, so nobody's client socket can take a port between our
 # choosing it and the server's binding it.
 _PORTS = range(20000, 32000)
 _LOG_LINES = 40
 _given: set[int] = set()
+
+# Becomes the server, beside a watcher that reads our end of a pipe: when the test run is killed outright, the pipe
+# closes and the watcher kills the server's whole process group, so that nothing is left behind.
+_RUN = 'exec 3<&0; (read -r _ <&3; kill -9 0) & exec "$@" 3<&- </dev/null'
 
 
 class ServerUnavailable(RuntimeError):
@@ -39,10 +43,6 @@ class ServerProcess:
     pid: int
     log: Path
 
-    def log_tail(self, lines: int = _LOG_LINES) -> str:
-        """Return the last lines that the server wrote."""
-        return log_tail(self.log, lines)
-
 
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nothing listens on and that this process was not given before."""
@@ -57,12 +57,6 @@ def free_port() -> int:
         _given.add(port)
         return port
     raise ServerFailed("no free port on 127.0.0.1 between 20000 and 32000")
-
-
-def listening(port: int) -> bool:
-    """Tell whether something accepts connections on that port of 127.0.0.1."""
-    with socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
 
 
 def log_tail(log: Path, lines: int = _LOG_LINES) -> str:
@@ -107,7 +101,7 @@ def wait_until(
 @contextlib.contextmanager
 def running(
     name: str,
-    command: Sequence[str | Path],
+    command: Sequence[object],
     *,
     directory: Path,
     ready: Callable[[], bool],
@@ -118,10 +112,10 @@ def running(
     log = directory / f"{name}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*_dying_with_us(), *map(str, command)],
+            ["/bin/sh", "-c", _RUN, "sh", *map(str, command)],
             cwd=directory,
             env=private_environment() if env is None else dict(env),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -140,25 +134,6 @@ def running(
         _end_family(process)
 
 
-def http_port(url: str) -> int:
-    """Return the port of a URL that has one."""
-    port = urlsplit(url).port
-    if port is None:
-        raise ValueError(f"no port in {url}")
-    return port
-
-
-def _dying_with_us() -> list[str]:
-    """Return a command prefix that ends the server even when the test run itself is killed outright.
-
-    The kernel ties this to the thread that started the child, so it is only right for the main thread.
-    """
-    setpriv = shutil.which("setpriv")
-    if setpriv is None or threading.current_thread() is not threading.main_thread():
-        return []
-    return [setpriv, "--pdeathsig", "KILL"]
-
-
 def _end_family(process: subprocess.Popen[bytes]) -> None:
     """Kill the process, its group and its descendants: data is thrown away, so nobody needs to be asked."""
     # Descendants first, while they can still be traced: sshd gives each connection a session of its own.
@@ -167,6 +142,8 @@ def _end_family(process: subprocess.Popen[bytes]) -> None:
             os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    if process.stdin:
+        process.stdin.close()
     process.wait()
 
 
