@@ -5,11 +5,12 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared.deadline import Deadline
 from shared.errors import LandfallError, UnknownEvent
-from shared.observability import logger
+from shared.observability import logger, metrics
 from shared.reconcile.connections import Connections
 from shared.settings import Settings
 
@@ -68,6 +69,7 @@ def serve_events(
     if _is_queue_batch(event):
         # The whole record, because a message attribute may name the cluster.
         return _serve(event, context, lambda record: decode({"Records": [record]}, ""), use_case)
+    metrics.add_metric("Messages", MetricUnit.Count, 1)
     for error in _run({"event": decode(event, "")}, context, use_case).values():
         raise LandfallError(_words(error)) from None
     return {"batchItemFailures": []}
@@ -79,6 +81,7 @@ def serve_schedule(event: object, context: LambdaContext, use_case: UseCase[obje
     Raises:
         LandfallError: it is not done; Lambda tries again.
     """
+    metrics.add_metric("Ticks", MetricUnit.Count, 1)
     for error in _run({"tick": event}, context, use_case).values():
         raise LandfallError(_words(error)) from None
 
@@ -91,6 +94,7 @@ def _serve(
 ) -> dict[str, list[dict[str, str]]]:
     if not _is_queue_batch(event):
         raise UnknownEvent("this function reads SQS batches: send the message to its queue, or wrap it in Records")
+    metrics.add_metric("Messages", MetricUnit.Count, len(event["Records"]))
     messages: dict[str, Message] = {}
     failures: dict[str, Exception] = {}
     for record in event["Records"]:
@@ -100,6 +104,7 @@ def _serve(
             failures[record["messageId"]] = refusal
     if messages:
         failures.update(_run(messages, context, use_case))
+    metrics.add_metric("MessagesReturned", MetricUnit.Count, len(failures))
     for message_id, failure in failures.items():
         logger.warning("message %s has to be delivered again: %s", message_id, _words(failure))
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failures]}

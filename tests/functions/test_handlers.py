@@ -1,0 +1,197 @@
+"""Each events/ file through its handler, with a real Kubernetes API, SQS and S3 behind it."""
+
+import ast
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from shared.errors import LandfallError, UnknownEvent
+from tests.functions.conftest import ROOT, Deployment
+from tests.servers.s3 import Minio
+
+Event = Callable[[str], dict[str, Any]]
+
+NOTHING_RETURNED: dict[str, list[Any]] = {"batchItemFailures": []}
+MODULES = ["on_destination_change", "write_canary", "cleanup", "status_report", "resync"]
+CHANGES = sorted(path.stem for path in (ROOT / "events" / "on-destination-change").glob("*.json"))
+WITHOUT_WORK = {"status-echo.in-sqs", "deleted.in-sqs", "knative-delete"}
+
+
+def handler(module: str) -> Callable[[Any, Any], Any]:
+    found: ModuleType = importlib.import_module(module)
+    function: Callable[[Any, Any], Any] = found.lambda_handler
+    return function
+
+
+def declare(deployment: Deployment, minio: Minio, **spec: Any) -> str:
+    """Declare what the events speak of: State Store `default`, Destinations `worker-1` and `worker-2`."""
+    bucket = minio.create_bucket()
+    platform = deployment.platform
+    platform.secret("aws-credentials", accessKeyID=minio.root.access_key, secretAccessKey=minio.root.secret_key)
+    platform.bucket_store(
+        "default",
+        path="destinations",
+        endpoint=minio.endpoint,
+        insecure=True,
+        bucketName=bucket,
+        secretRef={"name": "aws-credentials"},
+    )
+    platform.destination("worker-1", "bucket/default", **{"path": "dev", **spec})
+    platform.destination("worker-2", "bucket/default")
+    return bucket
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name != "unknown-among-good.in-sqs"])
+def test_every_change_sends_the_destinations_it_concerns_to_the_canary_queue(
+    deployment: Deployment, minio: Minio, event: Event, name: str
+) -> None:
+    declare(deployment, minio)
+    answer = handler("on_destination_change")(event(f"on-destination-change/{name}"), deployment.context)
+    assert answer == NOTHING_RETURNED
+    sent = deployment.received("canary")
+    if name in WITHOUT_WORK:
+        assert sent == []
+        return
+    concerned = {"worker-1", "worker-2"} if name.startswith(("state-store", "secret")) else {"worker-1"}
+    assert {message["name"] for message in sent} == concerned
+    for message in sent:
+        obj = deployment.platform.get(message["name"])
+        assert obj is not None
+        assert (message["uid"], message["generation"]) == (obj["metadata"]["uid"], obj["metadata"]["generation"])
+
+
+def test_unknown_messages_return_alone_and_the_others_are_done(
+    deployment: Deployment, minio: Minio, event: Event
+) -> None:
+    declare(deployment, minio)
+    batch = event("on-destination-change/unknown-among-good.in-sqs")
+    answer = handler("on_destination_change")(batch, deployment.context)
+    ids = [record["messageId"] for record in batch["Records"]]
+    assert answer == {"batchItemFailures": [{"itemIdentifier": id_} for id_ in ids[1:]]}
+    assert [message["name"] for message in deployment.received("canary")] == ["worker-1"]
+
+
+def test_an_unknown_event_that_came_without_a_queue_fails_the_invocation(deployment: Deployment) -> None:
+    with pytest.raises(UnknownEvent):
+        handler("on_destination_change")({"hello": "world"}, deployment.context)
+
+
+def test_an_unknown_cluster_is_refused_with_its_name(deployment: Deployment, minio: Minio, event: Event) -> None:
+    declare(deployment, minio)
+    forged = {**event("on-destination-change/watch-event"), "cluster": "elsewhere"}
+    with pytest.raises(LandfallError, match="elsewhere"):
+        handler("on_destination_change")(forged, deployment.context)
+    assert deployment.received("canary") == []
+
+
+def test_write_canary_writes_a_batch_and_sends_a_verdict_each(
+    deployment: Deployment, minio: Minio, event: Event
+) -> None:
+    bucket = declare(deployment, minio)
+    batch = event("write-canary/references")
+    assert handler("write_canary")(batch, deployment.context) == NOTHING_RETURNED
+    assert minio.keys(bucket) == [
+        "destinations/dev/dependencies/kratix-canary-namespace.yaml",
+        "destinations/dev/resources/kratix-canary-configmap.yaml",
+        "destinations/worker-2/dependencies/kratix-canary-namespace.yaml",
+        "destinations/worker-2/resources/kratix-canary-configmap.yaml",
+    ]
+    verdicts = deployment.received("status")
+    assert {(v["reference"]["name"], v["status"], v["reason"]) for v in verdicts} == {
+        ("worker-1", "True", "TestDocumentsWritten"),
+        ("worker-2", "True", "TestDocumentsWritten"),
+    }
+
+
+def test_without_time_write_canary_returns_what_it_did_not_do(
+    deployment: Deployment, minio: Minio, event: Event
+) -> None:
+    bucket = declare(deployment, minio)
+    deployment.context.remaining_milliseconds = 0
+    batch = event("write-canary/references")
+    answer = handler("write_canary")(batch, deployment.context)
+    ids = [record["messageId"] for record in batch["Records"]]
+    assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == ids
+    assert minio.keys(bucket) == []
+    assert deployment.received("status") == []
+
+
+def test_a_verdict_that_cannot_be_sent_returns_its_message(
+    deployment: Deployment, minio: Minio, event: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(deployment, minio)
+    monkeypatch.setenv("LANDFALL_STATUS_QUEUE_URL", deployment.queues["status"].url + "-gone")
+    batch = event("write-canary/references")
+    answer = handler("write_canary")(batch, deployment.context)
+    assert len(answer["batchItemFailures"]) == len(batch["Records"])
+
+
+def test_cleanup_deletes_the_files_of_a_destination_that_is_being_deleted(
+    deployment: Deployment, minio: Minio, event: Event
+) -> None:
+    bucket = declare(deployment, minio, cleanup="all")
+    platform = deployment.platform
+    platform.finalizers("worker-1", ["kratix.io/destination-cleanup"])
+    minio.put(bucket, "destinations/dev/by/hand.yaml", b"a: 1\n")
+    minio.put(bucket, "destinations/developer.yaml", b"b: 2\n")
+    assert handler("cleanup")(event("cleanup/references"), deployment.context) == NOTHING_RETURNED
+    assert len(minio.keys(bucket)) == 2, "a message alone deletes nothing"
+    platform.delete("destinations", "worker-1")
+    assert handler("cleanup")(event("cleanup/references"), deployment.context) == NOTHING_RETURNED
+    assert minio.keys(bucket) == ["destinations/developer.yaml"]
+    (verdict,) = deployment.received("status")
+    assert verdict["remove_finalizer"] == "kratix.io/destination-cleanup"
+
+
+def test_status_report_patches_the_condition_and_records_the_event(
+    deployment: Deployment, minio: Minio, event: Event
+) -> None:
+    declare(deployment, minio)
+    assert handler("status_report")(event("status-report/verdicts"), deployment.context) == NOTHING_RETURNED
+    assert deployment.platform.ready("worker-1") == (
+        "True",
+        "TestDocumentsWritten",
+        "Test documents written to State Store",
+    )
+    assert deployment.platform.events("worker-1")[-1][:3] == ("Normal", "DestinationReady", "Destination is Ready")
+    assert deployment.platform.ready("worker-2") == ("", "", "")
+
+
+def test_resync_sends_a_reference_to_every_destination(deployment: Deployment, minio: Minio, event: Event) -> None:
+    declare(deployment, minio)
+    handler("resync")(event("resync/schedule"), deployment.context)
+    sent = deployment.received("changes")
+    assert {(m["kind"], m["name"], m["why"]) for m in sent} == {
+        ("Destination", "worker-1", "resync"),
+        ("Destination", "worker-2", "resync"),
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_wrong_environment_fails_with_the_name_of_the_variable(
+    deployment: Deployment, event: Event, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANDFALL_BUCKET_CONCURRENCY", "plenty")
+    files = {"on_destination_change": "on-destination-change/watch-event", "write_canary": "write-canary/references"}
+    name = files.get(module) or {"cleanup": "cleanup/references", "resync": "resync/schedule"}.get(module)
+    with pytest.raises(LandfallError, match="LANDFALL_BUCKET_CONCURRENCY"):
+        handler(module)(event(name or "status-report/verdicts"), deployment.context)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "functions").glob("*/*.py")), ids=lambda path: path.stem)
+def test_a_handler_is_thin_and_imports_no_client_library(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 60
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    allowed = ("typing", "aws_lambda_powertools", "shared.")
+    assert all(name.startswith(allowed) for name in names), names
+    assert path.parent.name.replace("-", "_") == path.stem

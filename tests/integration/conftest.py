@@ -1,0 +1,55 @@
+"""The whole of Landfall beside real servers: one runtime for a module, one clean cluster for a test."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from infra.local.runtime import LocalRuntime
+from tests.integration.platform_team import Platform
+from tests.servers.git import GitServer
+from tests.servers.kubernetes import KubernetesApi
+
+CRDS = Path(__file__).parents[2] / "infra" / "kubernetes" / "crds"
+
+
+@pytest.fixture(scope="session")
+def cluster(kubernetes_api: KubernetesApi) -> KubernetesApi:
+    """A real API server that knows our kinds."""
+    kubernetes_api.apply_crds(CRDS)
+    return kubernetes_api
+
+
+@pytest.fixture
+def platform(cluster: KubernetesApi) -> Iterator[Platform]:
+    """A cluster with nothing of ours in it, and nothing left in it afterwards."""
+    team = Platform(cluster)
+    team.clear()
+    yield team
+    team.clear()
+
+
+def environment(git_server: GitServer) -> dict[str, str]:
+    """Return what the functions need to reach servers on this very machine."""
+    return {
+        "LANDFALL_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
+        "LANDFALL_CA_BUNDLE": str(git_server.ca),
+        "LANDFALL_RETRY_DELAYS_SECONDS": "1,1,1,2,2,2,5,5,5",
+        "LANDFALL_STORE_TIMEOUT_SECONDS": "5",
+        "LANDFALL_STORE_DEADLINE_SECONDS": "20",
+        "LANDFALL_RESERVE_SECONDS": "2",
+        "AWS_ACCESS_KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", "local"),
+        "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", "local"),
+        "AWS_REGION": "us-east-1",
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def runtime(cluster: KubernetesApi, git_server: GitServer) -> AsyncIterator[LocalRuntime]:
+    """The forwarder, the queues and the functions, as `make run` starts them."""
+    async with LocalRuntime(
+        kubeconfig=cluster.kubeconfig, environment=environment(git_server), resync_seconds=0
+    ) as running:
+        yield running

@@ -1,0 +1,124 @@
+"""A platform team's hands in tests: applies manifests to a real API server and waits for what must become true."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tests.servers.kubernetes import KubernetesApi
+
+GROUP = "/apis/platform.kratix.io/v1alpha1"
+API_VERSION = "platform.kratix.io/v1alpha1"
+
+
+class Platform:
+    """What a platform team does with its cluster."""
+
+    def __init__(self, api: KubernetesApi) -> None:
+        self.api = api
+
+    def secret(self, name: str, **data: bytes | str) -> None:
+        """Create or replace a Secret in namespace `default`."""
+        encoded = {key: base64.b64encode(_bytes(value)).decode() for key, value in data.items()}
+        obj = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded}
+        self._apply("/api/v1/namespaces/default/secrets", name, obj)
+
+    def bucket_store(self, name: str, **spec: Any) -> None:
+        """Create or change a BucketStateStore."""
+        self._apply(f"{GROUP}/bucketstatestores", name, _object("BucketStateStore", name, spec))
+
+    def git_store(self, name: str, **spec: Any) -> None:
+        """Create or change a GitStateStore."""
+        self._apply(f"{GROUP}/gitstatestores", name, _object("GitStateStore", name, spec))
+
+    def destination(self, name: str, store: str, *, labels: Mapping[str, str] | None = None, **spec: Any) -> None:
+        """Create or change a Destination; the store is `kind/name`, `bucket/x` or `git/x`."""
+        kind, _, store_name = store.partition("/")
+        ref = {"kind": {"bucket": "BucketStateStore", "git": "GitStateStore"}[kind], "name": store_name}
+        obj = _object("Destination", name, {"stateStoreRef": ref, **spec})
+        obj["metadata"]["labels"] = dict(labels or {})
+        self._apply(f"{GROUP}/destinations", name, obj)
+
+    def destinations(self) -> dict[str, dict[str, Any]]:
+        """Return all Destinations by name."""
+        return {d["metadata"]["name"]: d for d in self.api.call("GET", f"{GROUP}/destinations")["items"]}
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """Return a Destination, or None where there is none."""
+        answer = self.api.request("GET", f"{GROUP}/destinations/{name}")
+        return answer.json() if answer.status == 200 else None
+
+    def ready(self, name: str) -> tuple[str, str, str]:
+        """Return status, reason and message of a Destination's Ready; empty strings while it has none."""
+        conditions = ((self.get(name) or {}).get("status") or {}).get("conditions") or []
+        found: dict[str, str] = next((c for c in conditions if c["type"] == "Ready"), {})
+        return found.get("status", ""), found.get("reason", ""), found.get("message", "")
+
+    async def wait_ready(self, name: str, seconds: float = 30) -> None:
+        """Wait until a Destination is Ready."""
+        await self.until(lambda: self.ready(name)[0] == "True", f"{name} Ready", seconds, lambda: self.ready(name))
+
+    async def wait_reason(self, name: str, reason: str, seconds: float = 30) -> str:
+        """Wait until a Destination's Ready is False for a reason; return the message."""
+        await self.until(
+            lambda: self.ready(name)[:2] == ("False", reason), f"{name} {reason}", seconds, lambda: self.ready(name)
+        )
+        return self.ready(name)[2]
+
+    async def until(
+        self, true: Callable[[], bool], what: str, seconds: float = 30, seen: Callable[[], object] = lambda: ""
+    ) -> None:
+        """Wait until something is true.
+
+        Raises:
+            AssertionError: it did not become true in time; with what was seen instead.
+        """
+        end = time.monotonic() + seconds
+        while not await asyncio.to_thread(true):
+            assert time.monotonic() < end, f"not within {seconds} s: {what}; seen: {await asyncio.to_thread(seen)}"
+            await asyncio.sleep(0.05)
+
+    def delete(self, kind: str, name: str) -> None:
+        """Ask for an object's deletion."""
+        path = "/api/v1/namespaces/default/secrets" if kind == "secrets" else f"{GROUP}/{kind}"
+        assert self.api.request("DELETE", f"{path}/{name}").status in {200, 202, 404}
+
+    def events(self, name: str) -> list[tuple[str, str, str, int]]:
+        """Return the Events of a Destination: type, reason, message, count."""
+        selector = f"involvedObject.kind=Destination,involvedObject.name={name}"
+        items = self.api.call("GET", f"/api/v1/events?fieldSelector={selector}")["items"]
+        return sorted((e["type"], e["reason"], e["message"], e.get("count", 1)) for e in items)
+
+    def finalizers(self, name: str, finalizers: list[str]) -> None:
+        """Set a Destination's finalizers."""
+        patch = {"metadata": {"finalizers": finalizers}}
+        path = f"{GROUP}/destinations/{name}"
+        self.api.call("PATCH", path, patch, content_type="application/merge-patch+json")
+
+    def clear(self) -> None:
+        """Remove everything of ours, finalizers or not, so that the next test begins with nothing."""
+        for name, obj in self.destinations().items():
+            if obj["metadata"].get("finalizers"):
+                self.finalizers(name, [])
+        for kind in ("destinations", "bucketstatestores", "gitstatestores"):
+            self.api.call("DELETE", f"{GROUP}/{kind}")
+
+    def _apply(self, collection: str, name: str, obj: dict[str, Any]) -> None:
+        answer = self.api.request("PATCH", f"{collection}/{name}", obj, content_type="application/merge-patch+json")
+        if answer.status == 404:
+            answer = self.api.request("POST", collection, obj)
+        assert answer.status in {200, 201}, answer.body
+
+
+def named(prefix: str, count: int) -> Iterator[str]:
+    """Yield `prefix-000`, `prefix-001`, …"""
+    return (f"{prefix}-{number:03}" for number in range(count))
+
+
+def _object(kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}
+
+
+def _bytes(value: bytes | str) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
