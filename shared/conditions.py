@@ -7,9 +7,10 @@ from typing import Any, Final, Literal
 
 from shared.errors import InvalidObject, LandfallError, StateStoreNotReady
 from shared.messages import Reference, Verdict
-from shared.resources import Destination, StateStoreRef
+from shared.resources import STORE_KINDS, Destination, StateStoreRef
 
 READY: Final = "Ready"
+CLEANUP_SKIPPED: Final = "CleanupSkipped"
 
 MAX_MESSAGE: Final = 1024  # Events allow no more, and a condition that reads well needs no more
 
@@ -78,6 +79,31 @@ def finalizer_failed(reference: Reference, error: LandfallError) -> Verdict:
     return _verdict(reference, "False", "DestinationFinalizerUpdateFailed", str(error))
 
 
+def cleanup_skipped(reference: Reference, what: str, why: str) -> Verdict:
+    """Return the verdict of a Destination that goes although its files stay (spec section 5)."""
+    return _verdict(reference, None, CLEANUP_SKIPPED, f"{what} was left behind: {why}")
+
+
+def store_ready(reference: Reference) -> Verdict:
+    """Return the verdict of a State Store that can be written to."""
+    return _verdict(reference, "True", "StateStoreReady", "State store is ready")
+
+
+def store_failed(reference: Reference, error: LandfallError) -> Verdict:
+    """Turn what went wrong with a State Store's check into its verdict (spec section 4)."""
+    reason = error.reason if isinstance(error, StateStoreNotReady) else "ErrorValidatingPermissions"
+    if isinstance(error, InvalidObject):
+        reason = "ErrorInitialisingWriter"
+    return _verdict(reference, "False", reason, store_failed_message(error))
+
+
+def store_failed_message(error: LandfallError) -> str:
+    """Return the message of a State Store's Ready for what its check said."""
+    if isinstance(error, StateStoreNotReady | InvalidObject):
+        return str(error)
+    return f"Error validating state store permissions: {error}"
+
+
 def is_stale(verdict: Verdict, obj: Mapping[str, Any]) -> bool:
     """Whether a verdict is about something that the object no longer is, so that it must be dropped.
 
@@ -95,7 +121,7 @@ def is_stale(verdict: Verdict, obj: Mapping[str, Any]) -> bool:
     if reference.generation < (metadata.get("generation") or 0):
         return True
     current = find(_conditions(obj), verdict.type)
-    if current is None:
+    if current is None or verdict.status is None:
         return False
     if verdict.first_seen:
         return True
@@ -108,11 +134,15 @@ def is_stale(verdict: Verdict, obj: Mapping[str, Any]) -> bool:
     )
 
 
-def merged(verdict: Verdict, obj: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the object's conditions with the verdict among them, or None where nothing would change.
+def merged(verdict: Verdict, obj: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what to merge into the object's status for a verdict, or None where nothing would change.
 
-    `lastTransitionTime` moves only when `status` changes (Kubernetes API conventions).
+    `lastTransitionTime` moves only when `status` changes (Kubernetes API conventions). A State Store tells the same
+    twice more, in `status.status` and `status.observedGeneration`.
     """
+    if verdict.status is None:
+        return None
+    status: dict[str, Any] = dict(obj.get("status") or {})
     conditions = [dict(condition) for condition in _conditions(obj)]
     wanted: dict[str, Any] = {
         "type": verdict.type,
@@ -123,13 +153,16 @@ def merged(verdict: Verdict, obj: Mapping[str, Any]) -> list[dict[str, Any]] | N
     }
     current = find(conditions, verdict.type)
     if current is None:
-        return [*conditions, {**wanted, "lastTransitionTime": rfc3339(verdict.decided_at)}]
-    if all(current.get(key) == value for key, value in wanted.items()):
-        return None
-    if current.get("status") != verdict.status or not current.get("lastTransitionTime"):
-        wanted["lastTransitionTime"] = rfc3339(verdict.decided_at)
-    current.update(wanted)
-    return conditions
+        conditions.append({**wanted, "lastTransitionTime": rfc3339(verdict.decided_at)})
+    else:
+        if current.get("status") != verdict.status or not current.get("lastTransitionTime"):
+            wanted["lastTransitionTime"] = rfc3339(verdict.decided_at)
+        current.update(wanted)
+    patch: dict[str, Any] = {"conditions": conditions}
+    if verdict.reference.kind in STORE_KINDS:
+        patch["status"] = "Ready" if verdict.status == "True" else "NotReady"
+        patch["observedGeneration"] = verdict.reference.generation
+    return None if all(status.get(key) == value for key, value in patch.items()) else patch
 
 
 def event_of(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | None:
@@ -141,19 +174,30 @@ def event_of(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | None:
         verdict: that is not stale.
         obj: as it was before the verdict was merged into it.
     """
+    if verdict.reason == CLEANUP_SKIPPED:
+        return EventFact("Warning", CLEANUP_SKIPPED, verdict.message)
     if verdict.first_seen or verdict.status is None:
         return None
-    current = find(_conditions(obj), verdict.type) or {}
+    if verdict.status == "True" and (find(_conditions(obj), verdict.type) or {}).get("status") == "True":
+        return None
+    return _store_event(verdict) if verdict.reference.kind in STORE_KINDS else _destination_event(verdict)
+
+
+def _store_event(verdict: Verdict) -> EventFact:
     if verdict.status == "True":
-        if current.get("status") == "True":
-            return None
+        return EventFact("Normal", "Ready", f'{verdict.reference.kind} "{verdict.reference.name}" is ready')
+    return EventFact("Warning", "NotReady", verdict.message)
+
+
+def _destination_event(verdict: Verdict) -> EventFact:
+    if verdict.status == "True":
         return EventFact("Normal", "DestinationReady", "Destination is Ready")
-    message = verdict.message
-    if verdict.reason == "InvalidDestination":
-        message = f"Destination is invalid: {message}"
-    elif verdict.reason == "DestinationFinalizerUpdateFailed":
-        message = f"Failed to update finalizers: {message}"
-    return EventFact("Warning", "DestinationNotReady", message[:MAX_MESSAGE])
+    what = {
+        "InvalidDestination": "Destination is invalid: ",
+        "PathClash": "Path clash: ",
+        "DestinationFinalizerUpdateFailed": "Failed to update finalizers: ",
+    }
+    return EventFact("Warning", "DestinationNotReady", f"{what.get(verdict.reason, '')}{verdict.message}"[:MAX_MESSAGE])
 
 
 def latest(verdicts: Sequence[Verdict]) -> Verdict | None:
@@ -172,7 +216,7 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _verdict(reference: Reference, status: Literal["True", "False"], reason: str, message: str) -> Verdict:
+def _verdict(reference: Reference, status: Literal["True", "False"] | None, reason: str, message: str) -> Verdict:
     if len(message) > MAX_MESSAGE:
         message = message[: MAX_MESSAGE - 1] + "…"
     return Verdict(reference=reference, type=READY, status=status, reason=reason, message=message)

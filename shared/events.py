@@ -40,7 +40,7 @@ class Change:
     Attributes:
         reference: the object as the event names it; nothing in it is trusted.
         deleted: whether the event says that the object is gone.
-        echo: whether the event only shows a status that is already about this generation, ours most likely.
+        echo: whether the event only shows a status that is about this generation already, ours most likely.
     """
 
     reference: Reference
@@ -100,9 +100,6 @@ def _open_kubernetes(event: Mapping[str, Any], cluster: str, depth: int) -> Iter
     match event:
         case {"specversion": str(), "type": str()}:
             return _cloud_event(event, event, cluster, depth)
-        case {"kind": str(), "name": str(), "why": "resync"}:  # our own, see reconcile.resync
-            reference = Reference.model_validate(dict(event))
-            return iter((Change(reference),))
         case {"type": "BOOKMARK"}:
             return iter(())
         case {"type": str(event_type), "object": obj} if event_type in _WATCH_TYPES:
@@ -183,12 +180,12 @@ def _change(obj: object, why: str, cluster: str) -> Change:
             why=why,
         ),
         deleted=why == "deleted",
-        echo=why == "modified" and kind == "Destination" and _only_status(obj, metadata),
+        echo=why == "modified" and kind != "Secret" and _only_status(obj, metadata),
     )
 
 
 def _only_status(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    """Whether a Destination needs no look: its Ready is about this generation, and nothing waits for a finalizer."""
+    """Whether its Ready is about the very generation that the event shows, and nothing waits for a finalizer."""
     if metadata.get("deletionTimestamp") or not metadata.get("generation"):
         return False
     wants_cleanup = (obj.get("spec") or {}).get("cleanup") == "all"

@@ -23,7 +23,7 @@ class Edit:
         files: path to content, to be there afterwards.
         remove: files to be gone afterwards.
         prune: directories that hold exactly `files` afterwards; everything else in them is deleted.
-        keep: directories inside pruned ones that belong to someone else and are never touched.
+        keep: directories that belong to someone else and are never touched, whatever else the edit says.
     """
 
     id: str
@@ -174,17 +174,21 @@ def check(edit: Edit) -> None:
     for path in edit.files:
         if any(paths.is_within(path, kept) for kept in edit.keep):
             raise InvalidPath(f"path {path!r} of {edit.label} lies in another Destination's directory")
+        if (kept := next((kept for kept in edit.keep if paths.is_within(kept, path)), None)) is not None:
+            raise InvalidPath(f"path {path!r} of {edit.label} is on the way to another Destination's, {kept!r}")
 
 
 def _going(edit: Edit, existing: Existing) -> Iterator[str]:
     """Yield what is there and that the edit wants gone."""
+
+    def may_go(path: str) -> bool:
+        return path not in edit.files and not any(paths.is_within(path, kept) for kept in edit.keep)
+
     for directory in edit.prune:
-        for path in existing.under(directory):
-            if path not in edit.files and not any(paths.is_within(path, kept) for kept in edit.keep):
-                yield path
-    for path in edit.remove:
+        yield from filter(may_go, existing.under(directory))
+    for path in filter(may_go, edit.remove):
         found = existing.look(path)
-        if found is not None and found.type != "directory" and path not in edit.files:
+        if found is not None and found.type != "directory":
             yield path
 
 

@@ -37,7 +37,7 @@ class Outgoing:
     """A message on its way.
 
     Attributes:
-        queue: `changes`, `canary`, `cleanup` or `status`.
+        queue: `canary`, `cleanup` or `status`.
         message: to be encoded as the body.
         origin: ids of the received messages that it came from.
         delay: seconds before it can be received.
@@ -55,7 +55,6 @@ class Queues:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._urls: Mapping[str, str] = {
-            "changes": settings.changes_queue_url,
             "canary": settings.canary_queue_url,
             "cleanup": settings.cleanup_queue_url,
             "status": settings.status_queue_url,

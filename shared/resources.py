@@ -8,7 +8,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretBytes, ValidationError
@@ -22,6 +22,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 CLEANUP_FINALIZER = "kratix.io/destination-cleanup"
 
+STORE_KINDS: Final = ("BucketStateStore", "GitStateStore")
 StoreKind = Literal["BucketStateStore", "GitStateStore"]
 
 

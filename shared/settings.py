@@ -29,7 +29,6 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Where messages go. Only the queues that a function sends to need to be set for it.
-    changes_queue_url: str = ""
     canary_queue_url: str = ""
     cleanup_queue_url: str = ""
     status_queue_url: str = ""
@@ -51,6 +50,8 @@ class Settings(BaseModel):
         (5, 10, 20, 40, 80, 160, 300),
         description="delays before a failed write is tried again; then the resync takes over",
     )
+    cleanup_grace_seconds: int = Field(900, ge=0, description="a deletion waits so long for a store that is gone")
+    cleanup_give_up_seconds: int = Field(86_400, ge=0, description="and so long for one that cannot be written to")
 
     # Concurrency.
     stores_concurrency: int = Field(16, ge=1, description="State Stores written at once by one function")

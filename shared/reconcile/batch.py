@@ -38,30 +38,36 @@ class Task:
         return not self.reference.attempt or self.reference.generation >= (metadata.get("generation") or 0)
 
 
-def tasks_by_cluster(messages: Mapping[str, Reference]) -> dict[str, dict[Key, Task]]:
-    """Fold the messages of a batch into one task for each object, by cluster."""
-    clusters: dict[str, dict[Key, Task]] = {}
+def tasks_by_cluster(messages: Mapping[str, Reference]) -> dict[str, dict[tuple[str, Key], Task]]:
+    """Fold the messages of a batch into one task for each object, by cluster, then by kind and key."""
+    clusters: dict[str, dict[tuple[str, Key], Task]] = {}
     for message_id, reference in messages.items():
         tasks = clusters.setdefault(reference.cluster, {})
         key = (reference.namespace, reference.name)
-        known = tasks.get(key)
+        known = tasks.get((reference.kind, key))
         if known is None:
-            tasks[key] = Task(key, reference, frozenset({message_id}))
+            tasks[reference.kind, key] = Task(key, reference, frozenset({message_id}))
         else:
             newest = max(known.reference, reference, key=lambda r: (r.generation, -r.attempt))
-            tasks[key] = Task(key, newest, known.origin | {message_id})
+            tasks[reference.kind, key] = Task(key, newest, known.origin | {message_id})
     return clusters
 
 
 def retry(
-    queue: str, reference: Reference, outcome: Outcome, origin: frozenset[str], settings: Settings
+    queue: str,
+    reference: Reference,
+    outcome: Outcome,
+    origin: frozenset[str],
+    settings: Settings,
+    *,
+    whatever_it_was: bool = False,
 ) -> list[Outgoing]:
     """Return the message that tries a failed write again after a while, or none.
 
     Nothing is tried again that only a change of the object can mend: that change is an event. The delays end where the
     resync takes over, so that a failing object never has more than one such message at a time for long.
     """
-    if not isinstance(outcome, LandfallError) or not outcome.transient:
+    if not isinstance(outcome, LandfallError) or not (outcome.transient or whatever_it_was):
         return []
     if reference.attempt >= len(settings.retry_delays_seconds):
         return []

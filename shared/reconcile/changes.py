@@ -1,18 +1,18 @@
 """on-destination-change: read what an event points at, and decide what has to happen."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from shared import conditions, paths
 from shared.deadline import Deadline
-from shared.documents import canary_edit
-from shared.errors import InvalidObject, LandfallError, StateStoreNotReady
+from shared.errors import LandfallError
 from shared.events import Change
 from shared.kube import Key
-from shared.messages import Reference, Verdict
+from shared.messages import Reference
 from shared.queues import Outgoing
 from shared.reconcile.connections import Connections
-from shared.reconcile.view import STORE_KINDS, StoreKey, View, secret_key
-from shared.resources import CLEANUP_FINALIZER, Destination, parse_state_store
+from shared.reconcile.decisions import Decision, decide, says_nothing_new
+from shared.reconcile.view import StoreKey, View
+from shared.resources import STORE_KINDS
 
 # "First seen" is worth a status only where the first write takes long; when it is overtaken it costs nothing.
 FIRST_SEEN_DELAY_SECONDS = 2
@@ -21,7 +21,7 @@ FIRST_SEEN_DELAY_SECONDS = 2
 async def decide_changes(
     messages: Mapping[str, Sequence[Change]], connections: Connections, deadline: Deadline
 ) -> dict[str, Exception]:
-    """Decide for every Destination that a batch of changes concerns, and send it on its way.
+    """Decide for every object that a batch of changes concerns, and send it on its way.
 
     Args:
         messages: by message id, the changes that its event told of.
@@ -34,119 +34,102 @@ async def decide_changes(
     failures: dict[str, Exception] = {}
     outgoing: list[Outgoing] = []
     for name, changes in _by_cluster(messages).items():
-        worth_it = [(message_id, change) for message_id, change in changes if not change.echo]
-        if not worth_it:
-            continue
         try:
             view = await View.of_all(name, await connections.clusters.get(name), deadline)
         except LandfallError as error:
-            failures.update({message_id: error for message_id, _ in worth_it})
+            failures.update({message_id: error for message_id, _ in changes})
             continue
-        for key, origin in _concerned(worth_it, view).items():
-            outgoing += [Outgoing(queue, message, origin, delay) for queue, message, delay in _decide(key, view)]
+        outgoing += _concerned(changes, view).outgoing()
     return {**failures, **await connections.queues.send(outgoing, deadline)}
 
 
+def decide_everything(view: View, origin: frozenset[str]) -> list[Outgoing]:
+    """Return what to send to have every object of a cluster looked at, with nothing sent twice (resync)."""
+    concerned = _Concerned(view)
+    for store in view.stores:
+        concerned.stores[store] = origin
+    for key in view.destinations:
+        concerned.destinations[key] = origin
+    return list(concerned.outgoing())
+
+
 def _by_cluster(messages: Mapping[str, Sequence[Change]]) -> dict[str, list[tuple[str, Change]]]:
+    """Group changes by cluster; a Destination's echo is dropped at the door, before anything is read."""
     clusters: dict[str, list[tuple[str, Change]]] = {}
     for message_id, changes in messages.items():
         for change in changes:
-            clusters.setdefault(change.reference.cluster, []).append((message_id, change))
+            if not (change.echo and change.reference.kind == "Destination"):
+                clusters.setdefault(change.reference.cluster, []).append((message_id, change))
     return clusters
 
 
-def _concerned(changes: Sequence[tuple[str, Change]], view: View) -> dict[Key, frozenset[str]]:
-    """Return the Destinations that changes concern, each with the ids of the messages that say so."""
-    concerned: dict[Key, frozenset[str]] = {}
-    by_store = _destinations_by_store(view)
-    by_secret = _stores_by_secret(view)
+@dataclass
+class _Concerned:
+    """What a batch of changes concerns, each with the ids of the messages that say so.
+
+    Attributes:
+        stores: to be checked, and all their Destinations to be written.
+        destinations: to be decided about, and to be written.
+        followers: Destinations whose State Store's readiness may have changed: to be written only where their own
+            Ready does not agree with it.
+    """
+
+    view: View
+    stores: dict[StoreKey, frozenset[str]] = field(default_factory=dict)
+    destinations: dict[Key, frozenset[str]] = field(default_factory=dict)
+    followers: dict[Key, frozenset[str]] = field(default_factory=dict)
+
+    def outgoing(self) -> Iterator[Outgoing]:
+        for store, origin in self.stores.items():
+            if store in self.view.stores:
+                yield Outgoing("canary", self.view.store_reference(store), origin)
+        covered = {
+            key for store in self.stores if store in self.view.stores for key in self.view.destinations_of(store)
+        }
+        for key in {**self.followers, **self.destinations}:
+            decision = decide(key, self.view)
+            if decision is None:
+                continue
+            origin = self.destinations.get(key, frozenset()) | self.followers.get(key, frozenset())
+            write = key in self.destinations or self._waits_for_its_store(key)
+            yield from self._send(key, decision, origin, write=write and key not in covered)
+
+    def _send(self, key: Key, decision: Decision, origin: frozenset[str], *, write: bool) -> Iterator[Outgoing]:
+        if decision.cleanup:
+            yield Outgoing("cleanup", decision.reference, origin)
+        verdict = decision.verdict
+        if verdict is not None and not says_nothing_new(verdict, self.view.destinations[key]):
+            yield Outgoing("status", verdict, origin, FIRST_SEEN_DELAY_SECONDS if verdict.first_seen else 0)
+        if decision.write is not None and write:
+            yield Outgoing("canary", decision.reference, origin)
+
+    def _waits_for_its_store(self, key: Key) -> bool:
+        conditions = (self.view.destinations[key].get("status") or {}).get("conditions") or ()
+        return any(c.get("reason") in {"StateStoreNotReady", "StateStoreNotFound"} for c in conditions)
+
+
+def _concerned(changes: Sequence[tuple[str, Change]], view: View) -> _Concerned:
+    concerned = _Concerned(view)
+
+    def add(to: dict[Key, frozenset[str]], keys: Sequence[Key]) -> None:
+        for key in keys:
+            to[key] = to.get(key, frozenset()) | {message_id}
+
     for message_id, change in changes:
         reference = change.reference
         key = (reference.namespace, reference.name)
         if reference.kind == "Destination":
-            found = {key} if not change.deleted else _waiting_for_a_path(view)
-        elif reference.kind in STORE_KINDS:
-            found = by_store.get((reference.kind, *key), set())
+            add(concerned.destinations, [key, *view.rivals(key)])
+        elif reference.kind not in STORE_KINDS:
+            for store in view.stores_of_secret(key):
+                concerned.stores[store] = concerned.stores.get(store, frozenset()) | {message_id}
         else:
-            found = {d for store in by_secret.get(key, ()) for d in by_store.get(store, ())}
-        for destination in found:
-            concerned[destination] = concerned.get(destination, frozenset()) | {message_id}
+            store = _store_key(reference)
+            if not change.echo and not change.deleted:
+                concerned.stores[store] = concerned.stores.get(store, frozenset()) | {message_id}
+            add(concerned.followers, view.destinations_of(store))
     return concerned
 
 
-def _destinations_by_store(view: View) -> dict[StoreKey, set[Key]]:
-    found: dict[StoreKey, set[Key]] = {}
-    for key, obj in view.destinations.items():
-        ref = (obj.get("spec") or {}).get("stateStoreRef") or {}
-        for namespace in {"", key[0]}:
-            found.setdefault((ref.get("kind", ""), namespace, ref.get("name", "")), set()).add(key)
-    return found
-
-
-def _stores_by_secret(view: View) -> dict[Key, list[StoreKey]]:
-    found: dict[Key, list[StoreKey]] = {}
-    for store_key, obj in view.stores.items():
-        try:
-            secret = secret_key(parse_state_store(obj))
-        except InvalidObject:
-            continue
-        if secret is not None:
-            found.setdefault(secret, []).append(store_key)
-    return found
-
-
-def _waiting_for_a_path(view: View) -> set[Key]:
-    """Return the Destinations that were refused for another's path: that other one may be what was deleted."""
-    return {
-        key
-        for key, obj in view.destinations.items()
-        if any(
-            condition.get("reason") == "PathClash" for condition in (obj.get("status") or {}).get("conditions") or ()
-        )
-    }
-
-
-def _decide(key: Key, view: View) -> Iterator[tuple[str, Reference | Verdict, int]]:
-    """Yield what to send about one Destination: the queue, the message, the delay."""
-    obj = view.destinations.get(key)
-    if obj is None:
-        return
-    reference = view.reference(obj)
-    try:
-        destination = Destination.parse(obj)
-    except InvalidObject as error:
-        yield "status", conditions.destination_failed(reference, None, error), 0
-        return
-    metadata = destination.metadata
-    has_finalizer = CLEANUP_FINALIZER in metadata.finalizers
-    if metadata.being_deleted:
-        if has_finalizer:
-            yield "cleanup", reference, 0
-        return
-    if destination.spec.cleanup == "all" and not has_finalizer:
-        # Nothing is written before the finalizer is there; setting it comes back as the next change.
-        yield "status", Verdict(reference=reference, add_finalizer=CLEANUP_FINALIZER), 0
-        return
-    if destination.spec.cleanup == "none" and has_finalizer:
-        yield "status", Verdict(reference=reference, remove_finalizer=CLEANUP_FINALIZER), 0
-    refusal = _refusal(reference, destination, view)
-    if refusal is not None:
-        yield "status", refusal, 0
-        return
-    if destination.condition(conditions.READY) is None:
-        yield "status", conditions.destination_first_seen(reference), FIRST_SEEN_DELAY_SECONDS
-    yield "canary", reference, 0
-
-
-def _refusal(reference: Reference, destination: Destination, view: View) -> Verdict | None:
-    ref = destination.spec.state_store_ref
-    try:
-        store = view.store(destination)
-        if store is None:
-            return conditions.store_not_found(reference, ref)
-        canary_edit("", destination, store)  # all that can be wrong with its paths
-    except (InvalidObject, StateStoreNotReady) as error:
-        return conditions.destination_failed(reference, ref, error)
-    owner = view.owner(store, paths.destination_root(store, destination))
-    itself = owner is None or owner.metadata.uid == destination.metadata.uid
-    return None if itself or owner is None else conditions.path_clash(reference, owner)
+def _store_key(reference: Reference) -> StoreKey:
+    return reference.kind, reference.namespace, reference.name

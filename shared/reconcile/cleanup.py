@@ -1,21 +1,23 @@
 """cleanup: delete what a Destination that is being deleted has in its State Store, then let it go (spec section 5)."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 
 from shared import conditions
 from shared.deadline import Deadline
 from shared.documents import cleanup_edit
-from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreNotReady, StoreUnavailable
+from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreNotReady
 from shared.kube import Cluster, key_of
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome
 from shared.queues import Outgoing
 from shared.reconcile.batch import Task, retry, tasks_by_cluster
 from shared.reconcile.connections import Connections
-from shared.reconcile.store_batch import StoreWork, write_all
+from shared.reconcile.store_batch import write_all
 from shared.reconcile.view import View
 from shared.resources import CLEANUP_FINALIZER, Destination, StateStore
+from shared.settings import Settings
 
 DESTINATION_LABEL = "kratix.io/targetDestinationName"
 
@@ -41,43 +43,65 @@ async def clean_up(
         try:
             cluster = await connections.clusters.get(name)
             view = await View.of_all(name, cluster, deadline)
-            leaving = _leaving(tasks, view)
+            leaving = _leaving(tasks.values(), view)
             remaining = await _delete_workplacements(leaving, cluster, deadline)
         except LandfallError as error:
             failures.update({message_id: error for task in tasks.values() for message_id in task.origin})
             continue
         outcomes: dict[str, Outcome] = {}
-        works: dict[str, StoreWork] = {}
+        edits: dict[str, tuple[StateStore, Edit]] = {}
         for edit_id, (_, destination) in leaving.items():
             if edit_id in remaining:
-                why = f"{remaining[edit_id]} WorkPlacements of Destination {destination.name} are still being deleted"
-                outcomes[edit_id] = StoreUnavailable(why)
+                outcomes[edit_id] = remaining[edit_id]
                 continue
-            prepared = _prepare(edit_id, destination, view, works)
-            if isinstance(prepared, LandfallError):
-                outcomes[edit_id] = prepared
-        outcomes |= await write_all(list(works.values()), cluster, connections, deadline)
+            try:
+                edits[edit_id] = _prepare(edit_id, destination, view)
+            except LandfallError as error:
+                outcomes[edit_id] = error
+        outcomes |= await write_all(edits, cluster, connections, deadline)
         for edit_id, (task, destination) in leaving.items():
             outcome = outcomes[edit_id]
-            reference = view.reference(view.destinations[task.key], attempt=task.reference.attempt)
             if isinstance(outcome, OutOfTime):
                 failures.update(dict.fromkeys(task.origin, outcome))
-            elif isinstance(outcome, LandfallError):
-                if edit_id not in remaining:
-                    failed = conditions.destination_failed(reference, destination.spec.state_store_ref, outcome)
-                    outgoing.append(Outgoing("status", failed, task.origin))
-                outgoing += retry("cleanup", reference, outcome, task.origin, connections.settings)
-            else:
-                released = Verdict(reference=reference, remove_finalizer=CLEANUP_FINALIZER)
-                outgoing.append(Outgoing("status", released, task.origin))
+                continue
+            reference = view.reference(view.destinations[task.key], attempt=task.reference.attempt)
+            outgoing += _after(reference, destination, outcome, task.origin, connections.settings)
     return {**failures, **await connections.queues.send(outgoing, deadline)}
 
 
-def _leaving(tasks: Mapping[tuple[str, str], Task], view: View) -> dict[str, tuple[Task, Destination]]:
+def _after(
+    reference: Reference, destination: Destination, outcome: Outcome, origin: frozenset[str], settings: Settings
+) -> Iterator[Outgoing]:
+    """Yield the release of a Destination whose files are gone, or what follows where they are not."""
+    release = Verdict(reference=reference, remove_finalizer=CLEANUP_FINALIZER)
+    if not isinstance(outcome, LandfallError):
+        yield Outgoing("status", release, origin)
+        return
+    deleted_at = destination.metadata.deletion_timestamp
+    waited = (datetime.now(UTC) - deleted_at).total_seconds() if deleted_at else 0.0
+    gone = isinstance(outcome, StateStoreNotReady | InvalidObject)
+    if waited >= (settings.cleanup_grace_seconds if gone else settings.cleanup_give_up_seconds):
+        # Better some files that nobody reads than an object that nobody can delete.
+        ref = destination.spec.state_store_ref
+        what = f"everything below path {destination.spec.path or destination.name!r} of {ref.kind}/{ref.name}"
+        yield Outgoing("status", conditions.cleanup_skipped(reference, what, str(outcome)), origin)
+        yield Outgoing("status", release, origin)
+        return
+    if not isinstance(outcome, _StillHasWorkPlacements):
+        failed = conditions.destination_failed(reference, destination.spec.state_store_ref, outcome)
+        yield Outgoing("status", failed, origin)
+    yield from retry("cleanup", reference, outcome, origin, settings, whatever_it_was=True)
+
+
+class _StillHasWorkPlacements(LandfallError):
+    """Their own finalizers hold them until their files are gone."""
+
+
+def _leaving(tasks: Iterable[Task], view: View) -> dict[str, tuple[Task, Destination]]:
     """Return the Destinations of a batch that are being deleted and wait for our finalizer, by edit id."""
     leaving: dict[str, tuple[Task, Destination]] = {}
-    for key, task in tasks.items():
-        obj = view.destinations.get(key)
+    for task in tasks:
+        obj = view.destinations.get(task.key)
         if obj is None or not task.means(obj):
             continue
         try:
@@ -85,14 +109,14 @@ def _leaving(tasks: Mapping[tuple[str, str], Task], view: View) -> dict[str, tup
         except InvalidObject:
             continue  # no file of it can be found; on-destination-change has said what is wrong with it
         if destination.metadata.being_deleted and CLEANUP_FINALIZER in destination.metadata.finalizers:
-            leaving[f"{key[0]}/{key[1]}"] = (task, destination)
+            leaving[f"{task.key[0]}/{task.key[1]}"] = (task, destination)
     return leaving
 
 
 async def _delete_workplacements(
     leaving: Mapping[str, tuple[Task, Destination]], cluster: Cluster, deadline: Deadline
-) -> dict[str, int]:
-    """Delete the WorkPlacements of Destinations; return how many each still has (their own finalizers hold them)."""
+) -> dict[str, LandfallError]:
+    """Delete the WorkPlacements of Destinations; return, by edit id, those that still have some."""
     if not leaving:
         return {}
     by_destination: dict[str, list[tuple[str, str]]] = {}
@@ -104,20 +128,18 @@ async def _delete_workplacements(
     async with asyncio.TaskGroup() as group:
         for namespace, name in {key for keys in theirs.values() for key in keys}:
             group.create_task(cluster.delete("WorkPlacement", namespace, name, deadline))
-    return {edit_id: len(keys) for edit_id, keys in theirs.items() if keys}
+    return {
+        edit_id: _StillHasWorkPlacements(f"{len(keys)} WorkPlacements of it are still being deleted")
+        for edit_id, keys in theirs.items()
+        if keys
+    }
 
 
-def _prepare(edit_id: str, destination: Destination, view: View, works: dict[str, StoreWork]) -> Edit | LandfallError:
-    ref = destination.spec.state_store_ref
-    try:
-        store = view.store(destination)
-        if store is None:
-            return StateStoreNotReady(f"{ref.kind}/{ref.name}: not found")
-        edit = cleanup_edit(edit_id, destination, store, _others(destination, store, view))
-    except (InvalidObject, StateStoreNotReady) as error:
-        return error
-    works.setdefault(f"{store.kind}/{store.metadata.namespace}/{store.name}", StoreWork(store)).edits.append(edit)
-    return edit
+def _prepare(edit_id: str, destination: Destination, view: View) -> tuple[StateStore, Edit]:
+    store = view.store(destination)
+    if store is None:
+        raise StateStoreNotReady("not found", reason="StateStoreNotFound")
+    return store, cleanup_edit(edit_id, destination, store, _others(destination, store, view))
 
 
 def _others(destination: Destination, store: StateStore, view: View) -> list[str]:

@@ -79,6 +79,9 @@ async def _report_all(
 
 async def _report(cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], deadline: Deadline) -> None:
     current = [verdict for verdict in verdicts if not conditions.is_stale(verdict, obj)]
+    for skipped in current:
+        if skipped.reason == conditions.CLEANUP_SKIPPED:
+            await _record(cluster, obj, skipped, deadline)
     verdict = conditions.latest(current)
     if verdict is not None:
         changed = await _set_condition(cluster, obj, verdict, deadline)
@@ -102,14 +105,20 @@ async def _set_condition(cluster: Cluster, obj: Object, verdict: Verdict, deadli
     merged = conditions.merged(verdict, obj)
     now: Object | None = obj
     if merged is not None:
-        now = await cluster.patch_status(obj, {"conditions": merged}, deadline)
-    fact = conditions.event_of(verdict, obj)
-    if fact is not None and now is not None:
-        try:
-            await cluster.record_event(obj, fact, deadline)
-        except LandfallError as error:  # the condition tells the same; an Event is worth no second delivery
-            logger.warning("the Event %s of %s was not recorded: %s", fact.reason, verdict.reference, error)
+        now = await cluster.patch_status(obj, merged, deadline)
+    if now is not None:
+        await _record(cluster, obj, verdict, deadline)
     return now
+
+
+async def _record(cluster: Cluster, obj: Object, verdict: Verdict, deadline: Deadline) -> None:
+    fact = conditions.event_of(verdict, obj)
+    if fact is None:
+        return
+    try:
+        await cluster.record_event(obj, fact, deadline)
+    except LandfallError as error:  # the condition tells the same; an Event is worth no second delivery
+        logger.warning("the Event %s of %s was not recorded: %s", fact.reason, verdict.reference, error)
 
 
 def _finalizers(obj: Object, verdicts: Sequence[Verdict]) -> list[str]:

@@ -1,17 +1,19 @@
-"""resync: on a schedule, have every Destination looked at again; what events were lost is repaired by it."""
+"""resync: on a schedule, have everything looked at again; what events were lost is repaired by it."""
 
 from collections.abc import Mapping
 
 from shared.deadline import Deadline
 from shared.errors import LandfallError
-from shared.kube import key_of
-from shared.messages import Reference
-from shared.queues import Outgoing
+from shared.reconcile.changes import decide_everything
 from shared.reconcile.connections import Connections
+from shared.reconcile.view import View
 
 
 async def resync(messages: Mapping[str, object], connections: Connections, deadline: Deadline) -> dict[str, Exception]:
-    """Send a reference to every Destination to the changes queue.
+    """List everything once, report what is not as it should be, and have every State Store checked and compared.
+
+    A State Store takes one message for all its Destinations, so that a cluster in which all is well costs one list a
+    kind here, and one list a kind and one look into each store in write-canary.
 
     Args:
         messages: the schedule's one event; what it holds does not matter.
@@ -22,14 +24,8 @@ async def resync(messages: Mapping[str, object], connections: Connections, deadl
         By message id: why the resync is not complete.
     """
     name = connections.settings.cluster
-    origin = frozenset(messages)
     try:
-        cluster = await connections.clusters.get(name)
-        objects = await cluster.list_all("Destination", deadline)
+        view = await View.of_all(name, await connections.clusters.get(name), deadline)
     except LandfallError as error:
         return dict.fromkeys(messages, error)
-    references = (
-        Reference(cluster=name, kind="Destination", namespace=namespace, name=own_name, why="resync")
-        for namespace, own_name in map(key_of, objects)
-    )
-    return await connections.queues.send((Outgoing("changes", reference, origin) for reference in references), deadline)
+    return await connections.queues.send(decide_everything(view, frozenset(messages)), deadline)

@@ -2,80 +2,91 @@
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from shared import paths
 from shared.deadline import Deadline
 from shared.errors import AccessDenied, LandfallError, OutOfTime, StoreUnavailable
 from shared.kube import Cluster
 from shared.observability import logger
 from shared.plan import Edit, Outcome
 from shared.reconcile.connections import Connections, Writers
-from shared.reconcile.view import read_secret, secret_key
+from shared.reconcile.view import StoreKey, read_secret, secret_key, store_key
 from shared.resources import Secret, StateStore
+from shared.writers.base import Writer
+
+_Result = TypeVar("_Result")
 
 
-@dataclass
-class StoreWork:
-    """What one batch wants of one State Store object.
+async def check_all(
+    stores: Iterable[StateStore], cluster: Cluster, connections: Connections, deadline: Deadline
+) -> dict[StoreKey, LandfallError | None]:
+    """Prove for each State Store that it can be written to, side by side; nothing is left behind.
 
-    Attributes:
-        store: as the cluster has it now.
-        edits: with ids that are unique in the whole batch.
+    Returns:
+        By State Store: None where it can, else why not. `OutOfTime` means that nobody tried.
     """
+    batch = _Batch(cluster, connections, deadline)
+    stores = list(stores)
+    secrets = await batch.secrets(stores)
 
-    store: StateStore
-    edits: list[Edit] = field(default_factory=list)
+    async def check(store: StateStore) -> LandfallError | None:
+        secret = secrets[secret_key(store)]
+        if isinstance(secret, LandfallError):
+            return secret
+        try:
+            root = paths.check_directory(store.spec.path, "spec.path")
+            await batch.run(store, secret, lambda writer, own: writer.check(root, own))
+        except LandfallError as error:
+            return error
+        return None
+
+    async with asyncio.TaskGroup() as group:
+        tasks = {store_key(store): group.create_task(check(store)) for store in stores}
+    return {key: task.result() for key, task in tasks.items()}
 
 
 async def write_all(
-    works: Sequence[StoreWork], cluster: Cluster, connections: Connections, deadline: Deadline
+    edits: Mapping[str, tuple[StateStore, Edit]], cluster: Cluster, connections: Connections, deadline: Deadline
 ) -> dict[str, Outcome]:
     """Write all edits of a batch: one changeset for each place and set of credentials, different ones side by side.
 
     Args:
-        works: at most one for each State Store object.
-        cluster: where their Secrets are.
+        edits: by the edit's id, where it goes and what it is.
+        cluster: where the State Stores' Secrets are.
         connections: of this container.
         deadline: of this invocation.
 
     Returns:
         What became of each edit by its id. `OutOfTime` means that nobody tried; everything else is a verdict.
     """
+    batch = _Batch(cluster, connections, deadline)
+    secrets = await batch.secrets([store for store, _ in edits.values()])
     outcomes: dict[str, Outcome] = {}
-    keys = {secret_key(work.store): work.store for work in works}
-    async with asyncio.TaskGroup() as group:
-        reads = {key: group.create_task(_secret(store, cluster, deadline)) for key, store in keys.items()}
-    secrets = {key: read.result() for key, read in reads.items()}
-
     groups: dict[str, _Group] = {}
-    for work in works:
-        secret = secrets[secret_key(work.store)]
+    keys: dict[StoreKey, str] = {}
+    for edit_id, (store, edit) in edits.items():
+        secret = secrets[secret_key(store)]
         if isinstance(secret, LandfallError):
-            outcomes.update({edit.id: secret for edit in work.edits})
+            outcomes[edit_id] = secret
             continue
-        key = Writers.key(work.store, secret)
-        groups.setdefault(key, _Group(work.store, secret, cluster, connections)).edits.extend(work.edits)
+        key = keys.setdefault(store_key(store), Writers.key(store, secret))
+        groups.setdefault(key, _Group(store, secret)).edits.append(edit)
 
-    at_once = asyncio.Semaphore(connections.settings.stores_concurrency)
-
-    async def bounded(group: _Group) -> dict[str, Outcome]:
-        async with at_once:
-            return await group.write(deadline)
+    async def write(group: _Group) -> dict[str, Outcome]:
+        try:
+            return await batch.run(group.store, group.secret, group.write)
+        except LandfallError as error:
+            return dict.fromkeys((edit.id for edit in group.edits), error)
 
     async with asyncio.TaskGroup() as tasks:
-        writes = [tasks.create_task(bounded(group)) for group in groups.values()]
-    for write in writes:
-        outcomes.update(write.result())
+        writes = [tasks.create_task(write(group)) for group in groups.values()]
+    for done in writes:
+        outcomes.update(done.result())
     await connections.writers.trim()
     return outcomes
-
-
-async def _secret(store: StateStore, cluster: Cluster, deadline: Deadline) -> Secret | LandfallError | None:
-    try:
-        return await read_secret(store, cluster, deadline)
-    except LandfallError as error:
-        return error
 
 
 @dataclass
@@ -84,48 +95,82 @@ class _Group:
 
     store: StateStore
     secret: Secret | None
-    cluster: Cluster
-    connections: Connections
     edits: list[Edit] = field(default_factory=list)
 
-    async def write(self, deadline: Deadline) -> dict[str, Outcome]:
-        seconds = min(self.connections.settings.store_deadline_seconds, deadline.remaining)
-        try:
-            return await self._write_trusting_nothing_cached(Deadline.after(seconds))
-        except OutOfTime as error:
-            if deadline.remaining < 1:
-                return self._all(error)
-            name = f"{self.store.kind}/{self.store.name}"
-            return self._all(StoreUnavailable(f"{name} did not finish a batch within {seconds:.0f} seconds"))
-        except LandfallError as error:
-            return self._all(error)
-        except Exception as error:  # noqa: BLE001 -- one store's surprise must not take the other stores down
-            # Only the type and the place: the text of an error that nobody translated may hold anything.
-            place = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("the writer of %s failed unexpectedly (%s):\n%s", self.store.name, type(error).__name__, place)
-            return self._all(
-                StoreUnavailable(f"an unexpected {type(error).__name__}; the function's log has the place")
-            )
-
-    async def _write_trusting_nothing_cached(self, deadline: Deadline) -> dict[str, Outcome]:
-        """Write; where access is denied, once more with the Secret read again, as it may have been rotated."""
-        warm = self.connections.writers.has(self.store, self.secret)
-        try:
-            return await self._write(self.secret, deadline)
-        except AccessDenied:
-            await self.connections.writers.drop(self.store, self.secret)
-            fresh = await read_secret(self.store, self.cluster, deadline)
-            if not warm and Writers.key(self.store, fresh) == Writers.key(self.store, self.secret):
-                raise
-            return await self._write(fresh, deadline)
-
-    async def _write(self, secret: Secret | None, deadline: Deadline) -> dict[str, Outcome]:
-        writer = await self.connections.writers.get(self.store, secret)
+    async def write(self, writer: Writer, deadline: Deadline) -> dict[str, Outcome]:
         outcomes = await writer.write(self.edits, deadline)
         denied = [outcome for outcome in outcomes.values() if isinstance(outcome, AccessDenied)]
         if denied and len(denied) == len(outcomes):
             raise denied[0]
         return outcomes
 
-    def _all(self, outcome: Outcome) -> dict[str, Outcome]:
-        return dict.fromkeys((edit.id for edit in self.edits), outcome)
+
+class _Batch:
+    """What all State Stores of a batch share: the cluster, the bound on how many are used at once, the time."""
+
+    def __init__(self, cluster: Cluster, connections: Connections, deadline: Deadline) -> None:
+        self._cluster, self._connections, self._deadline = cluster, connections, deadline
+        self._at_once = asyncio.Semaphore(connections.settings.stores_concurrency)
+
+    async def secrets(
+        self, stores: Sequence[StateStore]
+    ) -> dict[tuple[str, str] | None, Secret | LandfallError | None]:
+        """Read the Secrets of State Stores, each once; a Secret that cannot be had is its stores' outcome."""
+        by_key = {secret_key(store): store for store in stores}
+
+        async def read(store: StateStore) -> Secret | LandfallError | None:
+            try:
+                return await read_secret(store, self._cluster, self._deadline)
+            except LandfallError as error:
+                return error
+
+        async with asyncio.TaskGroup() as group:
+            tasks = {key: group.create_task(read(store)) for key, store in by_key.items()}
+        return {key: task.result() for key, task in tasks.items()}
+
+    async def run(
+        self, store: StateStore, secret: Secret | None, act: Callable[[Writer, Deadline], Awaitable[_Result]]
+    ) -> _Result:
+        """Let the writer of a State Store act, within the store's share of the time.
+
+        Raises:
+            LandfallError: what the writer said; `OutOfTime` only where the function itself has no time left.
+        """
+        async with self._at_once:
+            seconds = min(self._connections.settings.store_deadline_seconds, self._deadline.remaining)
+            try:
+                return await self._run_with_fresh_credentials(store, secret, act, Deadline.after(seconds))
+            except OutOfTime:
+                if self._deadline.remaining < 1:
+                    raise
+                raise StoreUnavailable(
+                    f"{store.kind}/{store.name} did not finish a batch within {seconds:.0f} seconds"
+                ) from None
+            except LandfallError:
+                raise
+            except Exception as error:  # noqa: BLE001 -- one store's surprise must not take the other stores down
+                # Only the type and the place: the text of an error that nobody translated may hold anything.
+                place = "".join(traceback.format_tb(error.__traceback__))
+                logger.error("the writer of %s failed with a %s:\n%s", store.name, type(error).__name__, place)
+                raise StoreUnavailable(
+                    f"an unexpected {type(error).__name__}; the function's log has the place"
+                ) from None
+
+    async def _run_with_fresh_credentials(
+        self,
+        store: StateStore,
+        secret: Secret | None,
+        act: Callable[[Writer, Deadline], Awaitable[_Result]],
+        deadline: Deadline,
+    ) -> _Result:
+        """Act; where access is denied, once more with the Secret read again, as it may have been rotated."""
+        writers = self._connections.writers
+        warm = writers.has(store, secret)
+        try:
+            return await act(await writers.get(store, secret), deadline)
+        except AccessDenied:
+            await writers.drop(store, secret)
+            fresh = await read_secret(store, self._cluster, deadline)
+            if not warm and Writers.key(store, fresh) == Writers.key(store, secret):
+                raise
+            return await act(await writers.get(store, fresh), deadline)

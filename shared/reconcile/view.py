@@ -11,9 +11,7 @@ from shared.deadline import Deadline
 from shared.errors import InvalidObject, StateStoreNotReady
 from shared.kube import Cluster, Key, Object, key_of
 from shared.messages import Reference
-from shared.resources import Destination, Secret, SecretRef, StateStore, parse_state_store
-
-STORE_KINDS = ("BucketStateStore", "GitStateStore")
+from shared.resources import STORE_KINDS, Destination, Secret, SecretRef, StateStore, parse_state_store
 
 StoreKey = tuple[str, str, str]  # kind, namespace, name
 
@@ -83,20 +81,46 @@ class View:
                     raise StateStoreNotReady(str(error)) from None
         return None
 
-    def reference(self, obj: Mapping[str, Any], why: str = "", attempt: int = 0) -> Reference:
-        """Return a reference to a Destination as it is now."""
+    def destinations_of(self, key: StoreKey) -> list[Key]:
+        """Return the Destinations that refer to a State Store object."""
+        return self._by_store.get(key, [])
+
+    def stores_of_secret(self, key: Key) -> list[StoreKey]:
+        """Return the State Store objects that use a Secret."""
+        return self._by_secret.get(key, [])
+
+    def rivals(self, key: Key) -> list[Key]:
+        """Return the Destinations whose verdict may hang on another one's path: those that wait for one.
+
+        A Destination that takes its path over from a younger one makes that one a rival, too.
+        """
+        waiting = [
+            other
+            for other, obj in self.destinations.items()
+            if any(c.get("reason") == "PathClash" for c in (obj.get("status") or {}).get("conditions") or ())
+        ]
+        root = self._roots.get(key)
+        if root is None:
+            return waiting
+        return [*waiting, *(other for other, its in self._roots.items() if its == root and other != key)]
+
+    def reference(self, obj: Mapping[str, Any], *, kind: str = "Destination", attempt: int = 0) -> Reference:
+        """Return a reference to an object as it is now."""
         metadata = obj["metadata"]
         namespace, name = key_of(obj)
         return Reference(
             cluster=self.cluster,
-            kind="Destination",
+            kind=kind,
             namespace=namespace,
             name=name,
             uid=metadata.get("uid") or "",
             generation=metadata.get("generation") or 0,
-            why=why,
             attempt=attempt,
         )
+
+    def store_reference(self, key: StoreKey, attempt: int = 0) -> Reference:
+        """Return a reference to a State Store as it is now."""
+        return self.reference(self.stores[key], kind=key[0], attempt=attempt)
 
     def roots(self, store: StateStore) -> dict[Key, tuple[Destination, str]]:
         """Return the Destinations of one place to write to, each with its directory there.
@@ -125,6 +149,34 @@ class View:
         return places
 
     @cached_property
+    def _roots(self) -> dict[Key, tuple[str, str]]:
+        return {key: (identity, root) for identity, place in self._places.items() for key, (_, root) in place.items()}
+
+    @cached_property
+    def _by_store(self) -> dict[StoreKey, list[Key]]:
+        found: dict[StoreKey, list[Key]] = {}
+        for key, obj in self.destinations.items():
+            ref = (obj.get("spec") or {}).get("stateStoreRef") or {}
+            for namespace in dict.fromkeys((key[0], "")):
+                store = (str(ref.get("kind")), namespace, str(ref.get("name")))
+                if store in self.stores or not namespace:
+                    found.setdefault(store, []).append(key)
+                    break
+        return found
+
+    @cached_property
+    def _by_secret(self) -> dict[Key, list[StoreKey]]:
+        found: dict[Key, list[StoreKey]] = {}
+        for key, obj in self.stores.items():
+            try:
+                secret = secret_key(parse_state_store(obj))
+            except InvalidObject:
+                continue
+            if secret is not None:
+                found.setdefault(secret, []).append(key)
+        return found
+
+    @cached_property
     def _owners(self) -> dict[tuple[str, str], Destination]:
         owners: dict[tuple[str, str], Destination] = {}
         for identity, place in self._places.items():
@@ -138,6 +190,11 @@ class View:
 def _age(destination: Destination) -> tuple[float, str, str]:
     created = destination.metadata.creation_timestamp
     return (created.timestamp() if created else 0.0, destination.metadata.namespace, destination.name)
+
+
+def store_key(store: StateStore) -> StoreKey:
+    """Return a State Store's kind, namespace and name."""
+    return store.kind, store.metadata.namespace, store.name
 
 
 def secret_key(store: StateStore) -> Key | None:

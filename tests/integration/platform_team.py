@@ -103,6 +103,7 @@ class Platform:
                 self.finalizers(name, [])
         for kind in ("destinations", "bucketstatestores", "gitstatestores"):
             self.api.call("DELETE", f"{GROUP}/{kind}")
+        self.api.call("DELETE", "/api/v1/namespaces/default/events")
 
     def _apply(self, collection: str, name: str, obj: dict[str, Any]) -> None:
         answer = self.api.request("PATCH", f"{collection}/{name}", obj, content_type="application/merge-patch+json")

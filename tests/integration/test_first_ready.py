@@ -146,8 +146,8 @@ async def test_a_wrong_secret_is_told_and_heals_when_it_is_put_right(
     declare_bucket(platform, minio)
     platform.secret("default", accessKeyID=minio.root.access_key, secretAccessKey="not-the-right-one")
     platform.destination("worker-1", "bucket/default")
-    why = await platform.wait_reason("worker-1", "StateStoreWriteFailed")
-    assert why.startswith("Failed to write test documents to State Store: ")
+    why = await platform.wait_reason("worker-1", "StateStoreNotReady")
+    assert why.startswith("BucketStateStore/default: Error validating state store permissions: ")
     assert "not-the-right-one" not in why
     platform.secret("default", accessKeyID=minio.root.access_key, secretAccessKey=minio.root.secret_key)
     await platform.wait_ready("worker-1")
@@ -188,7 +188,7 @@ async def test_a_missing_bucket_is_told_and_heals_without_any_event(
 ) -> None:
     declare_bucket(platform, minio, bucket="not-there-yet")
     platform.destination("worker-1", "bucket/default")
-    why = await platform.wait_reason("worker-1", "StateStoreWriteFailed")
+    why = await platform.wait_reason("worker-1", "StateStoreNotReady")
     assert "not-there-yet" in why
     minio.create_bucket("not-there-yet")
     await platform.wait_ready("worker-1")
@@ -200,7 +200,7 @@ async def test_an_unreachable_endpoint_is_told(runtime: LocalRuntime, platform: 
     declare_bucket(platform, minio)
     platform.bucket_store("default", endpoint=endpoint)
     platform.destination("worker-1", "bucket/default")
-    assert endpoint in await platform.wait_reason("worker-1", "StateStoreWriteFailed")
+    assert endpoint in await platform.wait_reason("worker-1", "StateStoreNotReady")
     platform.bucket_store("default", endpoint=minio.endpoint)
     await platform.wait_ready("worker-1")
     await runtime.idle()

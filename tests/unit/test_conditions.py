@@ -123,8 +123,8 @@ def test_the_first_condition_is_added_and_others_stay() -> None:
     other = {"type": "Other", "status": "True"}
     merged = conditions.merged(ready(), stored(other))
     assert merged is not None
-    assert merged[0] == other
-    assert merged[1] == {
+    assert merged["conditions"][0] == other
+    assert merged["conditions"][1] == {
         "type": "Ready",
         "status": "True",
         "reason": "TestDocumentsWritten",
@@ -149,8 +149,8 @@ def test_the_first_condition_is_added_and_others_stay() -> None:
 def test_the_transition_time_moves_only_with_the_status(before: dict[str, Any], transition: str) -> None:
     merged = conditions.merged(ready(), stored(before))
     assert merged is not None
-    assert merged[0]["lastTransitionTime"] == transition
-    assert merged[0]["observedGeneration"] == 2
+    assert merged["conditions"][0]["lastTransitionTime"] == transition
+    assert merged["conditions"][0]["observedGeneration"] == 2
 
 
 def test_a_verdict_that_says_the_same_changes_nothing() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from shared.errors import UnknownEvent
 from shared.events import MAX_BYTES, MAX_DEPTH, decode
-from shared.messages import Reference
 
 EVENTS = Path(__file__).parents[2] / "events" / "on-destination-change"
 DESTINATION: dict[str, Any] = {
@@ -141,12 +140,6 @@ def test_only_an_event_that_shows_nothing_but_our_status_is_an_echo(
 def test_the_cluster_is_named_by_the_envelope(envelope: dict[str, Any], cluster: str) -> None:
     (change,) = decode(envelope)
     assert change.reference.cluster == cluster
-
-
-def test_a_resync_reference_is_followed_as_it_is() -> None:
-    reference = Reference(cluster="blue", kind="Destination", name="worker-1", why="resync")
-    (change,) = decode(reference.encode())
-    assert change.reference == reference
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,114 @@
+"""What has to happen with a Destination as it is now. Pure: the cluster's objects in, decisions out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shared import conditions, paths
+from shared.documents import canary_edit
+from shared.errors import InvalidObject, LandfallError, StateStoreNotReady
+from shared.kube import Key, Object
+from shared.messages import Reference, Verdict
+from shared.plan import Edit
+from shared.reconcile.view import StoreKey, View, store_key
+from shared.resources import CLEANUP_FINALIZER, Destination, StateStore
+
+# What is known of a State Store better than its status tells: None where a check has just passed, else what it said.
+Checked = Mapping[StoreKey, LandfallError | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A Destination that may be written.
+
+    Attributes:
+        edit: its canary documents, with `<namespace>/<name>` as id.
+    """
+
+    destination: Destination
+    store: StateStore
+    edit: Edit
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What has to happen with one Destination; the empty decision means nothing.
+
+    Attributes:
+        reference: to the Destination as it is now.
+        verdict: to be reported now; what a write finds comes later.
+        write: its documents may be brought to its State Store.
+        cleanup: it is being deleted, and its files have to go first.
+    """
+
+    reference: Reference
+    verdict: Verdict | None = None
+    write: Write | None = None
+    cleanup: bool = False
+
+
+def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | None:
+    """Decide about one Destination; None where there is none of that name.
+
+    Args:
+        key: of the Destination.
+        view: of the cluster. Whose path it is can be decided only with all Destinations in it.
+        checked: State Stores whose readiness is known better than from their status.
+    """
+    obj = view.destinations.get(key)
+    if obj is None:
+        return None
+    reference = view.reference(obj)
+    try:
+        destination = Destination.parse(obj)
+    except InvalidObject as error:
+        return Decision(reference, conditions.destination_failed(reference, None, error))
+    metadata = destination.metadata
+    has_finalizer = CLEANUP_FINALIZER in metadata.finalizers
+    if metadata.being_deleted:
+        return Decision(reference, cleanup=has_finalizer)
+    if destination.spec.cleanup == "all" and not has_finalizer:
+        # Nothing is written before the finalizer is there; setting it comes back as the next change.
+        return Decision(reference, Verdict(reference=reference, add_finalizer=CLEANUP_FINALIZER))
+    if destination.spec.cleanup == "none" and has_finalizer:
+        return Decision(reference, Verdict(reference=reference, remove_finalizer=CLEANUP_FINALIZER))
+    return _decide_write(reference, destination, view, checked or {})
+
+
+def says_nothing_new(verdict: Verdict, obj: Object) -> bool:
+    """Whether an object already carries all of a verdict."""
+    if verdict.add_finalizer or verdict.remove_finalizer:
+        return False
+    return conditions.merged(verdict, obj) is None
+
+
+def _decide_write(reference: Reference, destination: Destination, view: View, checked: Checked) -> Decision:
+    ref = destination.spec.state_store_ref
+    try:
+        store = view.store(destination)
+        if store is None:
+            return Decision(reference, conditions.store_not_found(reference, ref))
+        edit = canary_edit(f"{reference.namespace}/{reference.name}", destination, store)
+        owner = view.owner(store, paths.destination_root(store, destination))
+    except (InvalidObject, StateStoreNotReady) as error:
+        return Decision(reference, conditions.destination_failed(reference, ref, error))
+    if owner is not None and owner.metadata.uid != destination.metadata.uid:
+        return Decision(reference, conditions.path_clash(reference, owner))
+    not_ready = _why_not_ready(store, checked)
+    if not_ready is not None:
+        return Decision(reference, conditions.destination_failed(reference, ref, not_ready))
+    first_seen = None
+    if destination.condition(conditions.READY) is None:
+        first_seen = conditions.destination_first_seen(reference)
+    return Decision(reference, first_seen, Write(destination, store, edit))
+
+
+def _why_not_ready(store: StateStore, checked: Checked) -> StateStoreNotReady | None:
+    """Return why nothing is to be written to a State Store; None where it is ready, or nobody has looked yet."""
+    key = store_key(store)
+    if key in checked:
+        error = checked[key]
+        return None if error is None else StateStoreNotReady(conditions.store_failed_message(error))
+    ready = store.condition(conditions.READY)
+    if ready is None or ready.status == "True" or ready.observed_generation != store.metadata.generation:
+        return None
+    return StateStoreNotReady(ready.message)
