@@ -26,7 +26,9 @@ STORE_KINDS: Final = ("BucketStateStore", "GitStateStore")
 StoreKind = Literal["BucketStateStore", "GitStateStore"]
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """A frozen part of an object; field names are camelCase in Kubernetes, and unknown fields are ignored."""
+
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
 
@@ -35,7 +37,7 @@ def _without_nulls(value: object) -> object:
     return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
-class ObjectMeta(_Model):
+class ObjectMeta(Model):
     """The part of `metadata` that decisions use."""
 
     name: str = Field(min_length=1)
@@ -54,7 +56,7 @@ class ObjectMeta(_Model):
         return self.deletion_timestamp is not None
 
 
-class Condition(_Model):
+class Condition(Model):
     """One entry of `status.conditions`."""
 
     type: str
@@ -65,27 +67,27 @@ class Condition(_Model):
     observed_generation: int | None = None
 
 
-class StateStoreRef(_Model):
+class StateStoreRef(Model):
     """Which State Store a Destination writes to."""
 
     kind: StoreKind
     name: str = Field(min_length=1)
 
 
-class Filepath(_Model):
+class Filepath(Model):
     """How documents are laid out under the Destination's path."""
 
     mode: Literal["nestedByMetadata", "none", "aggregatedYAML"] = "nestedByMetadata"
     filename: str = "aggregated.yaml"
 
 
-class InitWorkloads(_Model):
+class InitWorkloads(Model):
     """Whether canary documents are written."""
 
     enabled: bool = True
 
 
-class DestinationSpec(_Model):
+class DestinationSpec(Model):
     """`spec` of a Destination, with the reference page's defaults."""
 
     path: str = ""
@@ -96,14 +98,14 @@ class DestinationSpec(_Model):
     init_workloads: Annotated[InitWorkloads, BeforeValidator(_without_nulls)] = InitWorkloads()
 
 
-class SecretRef(_Model):
+class SecretRef(Model):
     """Where a State Store's credentials are."""
 
     name: str = ""
     namespace: str = "default"
 
 
-class _StateStoreSpec(_Model):
+class _StateStoreSpec(Model):
     path: str = ""
     secret_ref: Annotated[SecretRef, BeforeValidator(_without_nulls)] | None = None
 
@@ -118,7 +120,7 @@ class BucketSpec(_StateStoreSpec):
     auth_method: str = "accessKey"
 
 
-class GitAuthor(_Model):
+class GitAuthor(Model):
     """Who commits."""
 
     name: str = "kratix"
@@ -134,13 +136,16 @@ class GitSpec(_StateStoreSpec):
     git_author: Annotated[GitAuthor, BeforeValidator(_without_nulls)] = GitAuthor()
 
 
-class _Resource(_Model):
+class Resource(Model):
+    """An object of the API group; each kind adds its `spec`."""
+
     kind: str
     metadata: ObjectMeta
     conditions: tuple[Condition, ...] = ()
 
     @property
     def name(self) -> str:
+        """`metadata.name`."""
         return self.metadata.name
 
     def condition(self, of_type: str) -> Condition | None:
@@ -167,13 +172,13 @@ class _Resource(_Model):
             raise InvalidObject("; ".join(_sentence(problem) for problem in error.errors(include_url=False))) from None
 
 
-class Destination(_Resource):
+class Destination(Resource):
     """A `Destination` (cluster-scoped, or namespaced in older clusters)."""
 
     spec: DestinationSpec
 
 
-class BucketStateStore(_Resource):
+class BucketStateStore(Resource):
     """A `BucketStateStore`."""
 
     kind: Literal["BucketStateStore"] = "BucketStateStore"
@@ -188,7 +193,7 @@ class BucketStateStore(_Resource):
         return f"{scheme}://{endpoint.removesuffix(default_port).rstrip('.')}/{self.spec.bucket_name}"
 
 
-class GitStateStore(_Resource):
+class GitStateStore(Resource):
     """A `GitStateStore`."""
 
     kind: Literal["GitStateStore"] = "GitStateStore"
@@ -233,7 +238,7 @@ def parse_state_store(obj: Mapping[str, Any]) -> StateStore:
     return GitStateStore.parse(obj) if obj.get("kind") == "GitStateStore" else BucketStateStore.parse(obj)
 
 
-class Secret(_Model):
+class Secret(Model):
     """Credentials, hidden in every repr. Never queued, never logged; read only where they are used.
 
     Attributes:

@@ -1,0 +1,103 @@
+"""Works and WorkPlacements: what is to be delivered, and to which Destination (spec sections 6 and 7)."""
+
+from typing import Any, Final
+
+from pydantic import Field
+
+from shared.resources import Model, Resource
+
+WORK_FINALIZER: Final = "kratix.io/work-cleanup"
+REPO_FINALIZER: Final = "finalizers.workplacement.kratix.io/repo-cleanup"
+STATE_FILE_FINALIZER: Final = "finalizers.workplacement.kratix.io/kratix-dot-files-cleanup"
+
+WORK_LABEL: Final = "kratix.io/work"
+GROUP_LABEL: Final = "kratix.io/workload-group-id"
+DESTINATION_LABEL: Final = "kratix.io/targetDestinationName"
+PIPELINE_LABEL: Final = "kratix.io/pipeline-name"
+MISPLACED_LABEL: Final = "kratix.io/misplaced"
+DRY_RUN_LABEL: Final = "kratix.io/dry-run"
+
+
+class Workload(Model):
+    """One document.
+
+    Attributes:
+        filepath: relative to the placement's own directory, or to the Destination's in the other modes.
+        content: base64 of gzip of the document.
+    """
+
+    filepath: str = ""
+    content: str = Field("", repr=False)
+
+
+class DestinationSelector(Model):
+    """Labels that a Destination must have.
+
+    Attributes:
+        source: who asks for them: `promise`, `promise-workflow` or `resource-workflow`.
+    """
+
+    match_labels: dict[str, str] = Field(default_factory=dict)
+    source: str = ""
+
+
+class WorkloadGroup(Model):
+    """Documents that go to the same Destinations."""
+
+    id: str = Field(min_length=1)
+    directory: str = ""
+    destination_selectors: tuple[DestinationSelector, ...] = ()
+    workloads: tuple[dict[str, Any], ...] = Field((), repr=False)
+
+
+class WorkSpec(Model):
+    """`spec` of a Work."""
+
+    promise_name: str = ""
+    resource_name: str = ""
+    workload_groups: tuple[WorkloadGroup, ...] = ()
+
+
+class Work(Resource):
+    """A `Work`: the documents of a Promise's dependencies, or of one resource request."""
+
+    spec: WorkSpec
+
+    @property
+    def is_resource_request(self) -> bool:
+        """Whether each of its groups goes to one Destination, not to all that match."""
+        return bool(self.spec.resource_name)
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether it goes to dry-run Destinations only."""
+        return self.metadata.labels.get(DRY_RUN_LABEL) == "true"
+
+
+class WorkPlacementSpec(Model):
+    """`spec` of a WorkPlacement.
+
+    Attributes:
+        generation: of the Work that it was made from.
+    """
+
+    target_destination_name: str = Field(min_length=1)
+    promise_name: str = ""
+    resource_name: str = ""
+    id: str = ""
+    generation: int = 0
+    workloads: tuple[Workload, ...] = Field((), repr=False)
+
+
+class WorkPlacement(Resource):
+    """A `WorkPlacement`: one group of a Work at one Destination."""
+
+    spec: WorkPlacementSpec
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that its documents come from; empty where none is named."""
+        return self.metadata.labels.get(PIPELINE_LABEL, "")
+
+    def __str__(self) -> str:
+        return f"WorkPlacement {self.metadata.namespace}/{self.name}"

@@ -1,0 +1,167 @@
+"""Scheduling by the table: every combination of selector sources, strictMatchLabels, labels, deletion, dry-run."""
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from shared.resources import Destination
+from shared.schedule import Placed, Placement, candidates, schedule, selectors
+from shared.works import Work, WorkloadGroup
+
+SOURCES = ("resource-workflow", "promise-workflow", "promise")
+
+
+def destination(name: str, *, strict: bool = False, deleted: bool = False, **labels: str) -> Destination:
+    metadata: dict[str, Any] = {"name": name, "labels": {key.replace("_", "-"): value for key, value in labels.items()}}
+    if deleted:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    ref = {"kind": "BucketStateStore", "name": "default"}
+    return Destination.parse({"metadata": metadata, "spec": {"stateStoreRef": ref, "strictMatchLabels": strict}})
+
+
+def group(*selectors_: tuple[str, dict[str, str]], id_: str = "abcdef0123") -> dict[str, Any]:
+    return {"id": id_, "destinationSelectors": [{"source": s, "matchLabels": labels} for s, labels in selectors_]}
+
+
+def work(*groups: dict[str, Any], resource: str = "", **labels: str) -> Work:
+    metadata = {"name": "work", "namespace": "team", "labels": labels}
+    spec = {"promiseName": "redis", "resourceName": resource, "workloadGroups": list(groups)}
+    return Work.parse({"kind": "Work", "metadata": metadata, "spec": spec})
+
+
+def dry_run(name: str) -> Destination:
+    found = destination(name)
+    return found.model_copy(
+        update={"metadata": found.metadata.model_copy(update={"labels": {"kratix.io/dry-run": "true"}})}
+    )
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(SOURCES)), ids=" ".join)
+def test_selectors_merge_by_the_weight_of_their_source_in_whatever_order_they_stand(order: tuple[str, ...]) -> None:
+    found = selectors(
+        WorkloadGroup.model_validate(group(*((source, {"env": source, source: "only"}) for source in order)))
+    )
+    assert found == {"env": "promise", **dict.fromkeys(SOURCES, "only")}
+
+
+@pytest.mark.parametrize(
+    ("present", "env"),
+    [
+        ((), None),
+        (("resource-workflow",), "resource-workflow"),
+        (("promise-workflow",), "promise-workflow"),
+        (("promise",), "promise"),
+        (("resource-workflow", "promise-workflow"), "promise-workflow"),
+        (("resource-workflow", "promise"), "promise"),
+        (("promise-workflow", "promise"), "promise"),
+        (SOURCES, "promise"),
+    ],
+)
+@pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
+@pytest.mark.parametrize("labelled", [False, True], ids=["unlabelled", "labelled"])
+@pytest.mark.parametrize("deleted", [False, True], ids=["", "deleted"])
+def test_every_combination_of_sources_strictness_labels_and_deletion(
+    present: tuple[str, ...], env: str | None, strict: bool, labelled: bool, deleted: bool
+) -> None:
+    """The expectation is written out from spec section 7, not computed by the code."""
+    labels = {"env": env or "some"} if labelled else {}
+    one = destination("one", strict=strict, deleted=deleted, **labels)
+    wanted = WorkloadGroup.model_validate(group(*((source, {"env": source}) for source in present)))
+    takes = not deleted and (labelled if env is not None else not (strict and labelled))
+    assert [d.name for d in candidates(wanted, [one], dry_run=False)] == (["one"] if takes else [])
+
+
+def test_all_labels_must_match() -> None:
+    wanted = WorkloadGroup.model_validate(group(("promise", {"env": "dev", "zone": "a"})))
+    there = [destination("both", env="dev", zone="a"), destination("one", env="dev"), destination("other", env="prod")]
+    assert [d.name for d in candidates(wanted, there, dry_run=False)] == ["both"]
+
+
+def test_dry_run_works_and_dry_run_destinations_keep_to_themselves() -> None:
+    there = [destination("real"), dry_run("dry")]
+    everything = WorkloadGroup.model_validate(group())
+    assert [d.name for d in candidates(everything, there, dry_run=False)] == ["real"]
+    assert [d.name for d in candidates(everything, there, dry_run=True)] == ["dry"]
+    selective = WorkloadGroup.model_validate(group(("promise", {"env": "dev"})))
+    assert [d.name for d in candidates(selective, there, dry_run=True)] == ["dry"]
+
+
+def test_a_dependency_goes_to_all_candidates_under_kratix_names() -> None:
+    found = schedule(
+        work(group(("promise", {"env": "dev"}))),
+        [],
+        [destination("b", env="dev"), destination("a", env="dev"), destination("c")],
+    )
+    assert [(p.name, p.destination, p.misplaced) for p in found.placements] == [
+        ("work.a-abcde", "a", False),
+        ("work.b-abcde", "b", False),
+    ]
+    assert (found.unscheduled, found.misplaced, found.dangling) == ((), (), ())
+
+
+def test_what_no_destination_takes_is_unscheduled_and_the_other_groups_are_not() -> None:
+    two = work(group(("promise", {"env": "mars"}), id_="mars"), group(id_="all"))
+    found = schedule(two, [], [destination("a")])
+    assert found.unscheduled == ("mars",)
+    assert [p.group.id for p in found.placements] == ["all"]
+
+
+def test_a_dependency_that_matches_no_longer_stays_misplaced_and_new_candidates_get_it() -> None:
+    placed = [Placed("work.a-abcde", "abcdef0123", "a"), Placed("work.gone-abcde", "abcdef0123", "gone")]
+    found = schedule(
+        work(group(("promise", {"env": "dev"}))), placed, [destination("a", env="prod"), destination("b", env="dev")]
+    )
+    assert {(p.destination, p.misplaced) for p in found.placements} == {("a", True), ("b", False), ("gone", True)}
+    assert found.misplaced == ("abcdef0123",)
+
+
+def test_a_placement_that_matches_again_is_misplaced_no_more() -> None:
+    placed = [Placed("work.a-abcde", "abcdef0123", "a")]
+    found = schedule(work(group(("promise", {"env": "dev"}))), placed, [destination("a", env="dev")])
+    assert found.placements == (Placement("work.a-abcde", found.placements[0].group, "a", misplaced=False),)
+
+
+@pytest.mark.parametrize(
+    ("there", "misplaced"),
+    [
+        pytest.param([destination("a", env="dev"), destination("b", env="dev")], False, id="still matches"),
+        pytest.param([destination("a", env="prod"), destination("b", env="dev")], True, id="relabelled"),
+        pytest.param(
+            [destination("a", env="dev", deleted=True), destination("b", env="dev")], True, id="being deleted"
+        ),
+        pytest.param([destination("b", env="dev")], True, id="gone"),
+    ],
+)
+def test_a_resource_request_stays_where_it_is(there: list[Destination], misplaced: bool) -> None:
+    placed = [Placed("old-name", "abcdef0123", "a")]
+    found = schedule(work(group(("promise", {"env": "dev"})), resource="mine"), placed, there)
+    assert [(p.name, p.destination, p.misplaced) for p in found.placements] == [("old-name", "a", misplaced)]
+
+
+def test_a_placement_whose_group_is_gone_dangles() -> None:
+    placed = [Placed("work.a-old00", "old00", "a")]
+    assert schedule(work(group()), placed, [destination("a")]).dangling == ("work.a-old00",)
+
+
+def named(name: str) -> Work:
+    return Work.parse(
+        {
+            "kind": "Work",
+            "metadata": {"name": name, "namespace": "team"},
+            "spec": {"resourceName": "r", "workloadGroups": [group()]},
+        }
+    )
+
+
+def test_resource_requests_spread_evenly_and_the_choice_is_repeatable() -> None:
+    there = [destination(f"d{number}") for number in range(5)]
+    choice = {f"w{n}": schedule(named(f"w{n}"), [], there).placements[0].destination for n in range(1000)}
+    again = {f"w{n}": schedule(named(f"w{n}"), [], there[::-1]).placements[0].destination for n in range(1000)}
+    assert choice == again
+    assert all(150 < count < 250 for count in Counter(choice.values()).values())
+    without = [d for d in there if d.name != "d3"]
+    for name, chosen in choice.items():
+        if chosen != "d3":
+            assert schedule(named(name), [], without).placements[0].destination == chosen
