@@ -1,0 +1,110 @@
+# make help says what there is. A fresh machine needs only Python (3.11 or newer), make and git: everything else goes
+# into virtual environments in this folder, one for each Python version (make test PYTHON=python3.13).
+
+# The first Python that is new enough, unless one is named.
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.13 python3.14 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done; true)
+endif
+# Where it really is: behind pyenv's and other tools' shims, a name may mean another Python in another folder.
+INTERPRETER := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null))
+VERSION := $(if $(INTERPRETER),$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+
+DEV := .venv-$(VERSION)
+LOCAL := .venv-local-$(VERSION)
+BIN := $(DEV)/bin
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/landfall
+UV_VERSION := 0.13.9
+UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
+
+# Imports are compiled once, not by every process anew: functions start four times faster.
+export PYTHONDONTWRITEBYTECODE :=
+# uv finds packages where pip does on this machine, and trusts what the machine trusts.
+export UV_PYTHON_DOWNLOADS := never
+export UV_SYSTEM_CERTS := true
+export UV_LINK_MODE := copy
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo run test lint format lock clean distclean check-python
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+demo: $(LOCAL)/.installed ## two Destinations become Ready, on a bucket and on Git (KEEP=1 leaves it running, VERBOSE=1)
+	@$(LOCAL)/bin/python -m infra.local demo $(if $(KEEP),--keep) $(if $(VERBOSE),--verbose)
+
+run: $(LOCAL)/.installed ## run against the cluster of KUBECONFIG until Ctrl-C (CONTEXT=…, RESYNC=seconds, VERBOSE=1)
+	@$(LOCAL)/bin/python -m infra.local run $(if $(CONTEXT),--context $(CONTEXT)) \
+		$(if $(RESYNC),--resync-seconds $(RESYNC)) $(if $(VERBOSE),--verbose)
+
+setup: $(DEV)/.installed $(LOCAL)/.installed ## make the environments that the other targets make when they need them
+
+test: $(DEV)/.installed ## run all tests (PYTEST_ARGS="tests/unit -x")
+	@echo "Building the servers that tests run against, where they are not in $(CACHE) yet"
+	@$(BIN)/python -m tests.servers.build
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)/.installed ## check style, types, layers and the template
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(BIN)/cfn-lint template.yaml
+
+format: $(DEV)/.installed ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The functions' lock comes first; what only the demo or the tests need must fit to it.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url $(UPGRADE)
+lock: $(UV) ## write requirements*.txt anew from pyproject.toml (UPGRADE=--upgrade takes newer versions)
+	@echo "Resolving pyproject.toml"
+	@$(COMPILE) pyproject.toml -o requirements.txt
+	@$(COMPILE) pyproject.toml --group local -c requirements.txt -o requirements-local.txt
+	@$(COMPILE) pyproject.toml --group dev -c requirements-local.txt -o requirements-dev.txt
+
+clean: ## delete what tools and runs leave behind
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .aws-sam .landfall
+	find functions infra shared tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## delete the environments too
+	rm -rf .venv-*
+
+$(DEV)/.installed: requirements-dev.txt | check-python $(UV)
+	$(call install,$(DEV),$<)
+
+$(LOCAL)/.installed: requirements-local.txt | check-python $(UV)
+	$(call install,$(LOCAL),$<)
+
+# Make an environment hold exactly what a lock says. $(1): the environment, $(2): the lock.
+define install
+@echo "Installing $(2) into $(1)"
+@test -x $(1)/bin/python || $(UV) venv --quiet --python $(INTERPRETER) $(1)
+@VIRTUAL_ENV=$(1) $(UV) pip sync --quiet --require-hashes --compile-bytecode $(2)
+@touch $@
+endef
+
+# uv, pinned, outside the tree: in a few seconds it does what takes pip a minute.
+$(UV): | check-python
+	@echo "Installing uv $(UV_VERSION) into $(CACHE)"
+	@mkdir -p $(CACHE)
+	@$(INTERPRETER) -m venv $(CACHE)/uv-$(UV_VERSION) >/dev/null 2>&1 \
+		&& $(CACHE)/uv-$(UV_VERSION)/bin/python -m pip install --quiet uv==$(UV_VERSION) \
+		|| $(INTERPRETER) -m pip install --quiet --target $(CACHE)/uv-$(UV_VERSION) uv==$(UV_VERSION) \
+		|| { echo "uv cannot be installed: is the network there, and does $(PYTHON) have pip?" \
+			"(Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+
+check-python:
+	@test -n "$(VERSION)" || { echo "Landfall needs Python 3.11 or newer, and" \
+		"$(if $(PYTHON),$(PYTHON) cannot be run,none is on the PATH): install it, or name it: make … PYTHON=python3.13" >&2; exit 1; }
+	@$(INTERPRETER) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Landfall needs Python 3.11" \
+		"or newer, and $(PYTHON) is $(VERSION): name another: make … PYTHON=python3.13" >&2; exit 1; }

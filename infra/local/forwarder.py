@@ -1,0 +1,259 @@
+"""Lists and watches the cluster's objects and sends every event to the changes queue, as a forwarder in a cluster does.
+
+Nothing is decided here. What was missed while a connection was lost is told after the next list: every object as
+ADDED, and those that are gone as DELETED.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import aiohttp
+
+from infra.local.kubernetes_access import ClusterAccess, ClusterUnusable
+
+Send = Callable[[Sequence[str]], Awaitable[None]]
+Tell = Callable[[str], None]
+Observe = Callable[[Mapping[str, Any]], None]
+Object = dict[str, Any]
+
+_GROUP_PATH: Final = "/apis/platform.kratix.io/v1alpha1"
+_PAGE: Final = "500"
+_WATCH_SECONDS: Final = 290
+_FIRST_BACKOFF_SECONDS: Final = 0.5
+_LAST_BACKOFF_SECONDS: Final = 15.0
+_CALL_SECONDS: Final = 30
+_BATCH: Final = 100
+
+
+@dataclass(frozen=True)
+class _Kind:
+    kind: str
+    api_version: str
+    path: str
+    metadata_only: bool = False
+
+    def accept(self, form: str) -> str:
+        if not self.metadata_only:
+            return "application/json"
+        return f"application/json;as={form};g=meta.k8s.io;v=v1,application/json"
+
+
+_KINDS: Final = (
+    *(
+        _Kind(kind, "platform.kratix.io/v1alpha1", f"{_GROUP_PATH}/{plural}")
+        for kind, plural in (
+            ("BucketStateStore", "bucketstatestores"),
+            ("GitStateStore", "gitstatestores"),
+            ("Destination", "destinations"),
+        )
+    ),
+    _Kind("Secret", "v1", "/api/v1/secrets", metadata_only=True),
+)
+
+
+class _Expired(Exception):
+    """410: the server no longer has what the watch would begin with."""
+
+
+class Forwarder:
+    """Watches one cluster.
+
+    Of Secrets, metadata alone is asked for and sent on, and only of those that a State Store names.
+
+    Attributes:
+        events: how many events were sent.
+        server: what it watches.
+    """
+
+    def __init__(self, access: ClusterAccess, send: Send, tell: Tell, observe: Observe | None = None) -> None:
+        self.events = 0
+        self.server = access.server
+        self._access = access
+        self._send = send
+        self._tell = tell
+        self._observe = observe
+        self._outgoing: asyncio.Queue[str] = asyncio.Queue()
+        self._secrets: dict[tuple[str, str], tuple[str, str]] = {}  # by State Store: namespace and name
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listed = {kind.kind: asyncio.Event() for kind in _KINDS}
+
+    async def check(self) -> None:
+        """See that the cluster answers and knows our kinds.
+
+        Raises:
+            ClusterUnusable: it does not; the sentence says what to do.
+        """
+        server = self.server
+        try:
+            found = await self._access.get(_GROUP_PATH)
+        except aiohttp.ClientResponseError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                found = {"resources": []}
+            else:
+                raise ClusterUnusable(
+                    f"the Kubernetes API at {server} answered {error.status} {error.message}:"
+                    " check the identity in the kubeconfig"
+                ) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ClusterUnusable(
+                f"the Kubernetes API at {server} is unreachable ({str(error) or 'no answer in time'}):"
+                " is the cluster running, and is this the right kubeconfig?"
+            ) from None
+        known = {resource["kind"] for resource in found["resources"]}
+        if missing := [kind.kind for kind in _KINDS if kind.path.startswith(_GROUP_PATH) and kind.kind not in known]:
+            raise ClusterUnusable(
+                f"the cluster at {server} does not know {', '.join(missing)}: kubectl apply -f infra/kubernetes/crds/"
+            )
+
+    def start(self) -> None:
+        """Begin to list and watch."""
+        self._tasks = [asyncio.create_task(self._follow(kind)) for kind in _KINDS]
+        self._tasks.append(asyncio.create_task(self._pump()))
+
+    async def listed(self) -> None:
+        """Wait until everything was listed once."""
+        await asyncio.gather(*(event.wait() for event in self._listed.values()))
+
+    async def stop(self) -> None:
+        """End all watches."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _follow(self, kind: _Kind) -> None:
+        known: dict[tuple[str, str], Object] = {}
+        backoff = _FIRST_BACKOFF_SECONDS
+        version = ""
+        while True:
+            try:
+                if not version:
+                    version = await self._list(kind, known)
+                    self._listed[kind.kind].set()
+                async for event in self._watch(kind, version):
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    backoff = _FIRST_BACKOFF_SECONDS
+                    if event["type"] != "BOOKMARK":
+                        self._forward(kind, event, known)
+            except _Expired:
+                version = ""
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                self._tell(f"watching {kind.kind}: {_words(error)}; again in {backoff:.1f} s")
+                await asyncio.sleep(backoff * random.uniform(0.7, 1.3))  # noqa: S311 -- jitter
+                backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
+
+    async def _list(self, kind: _Kind, known: dict[tuple[str, str], Object]) -> str:
+        first = not self._listed[kind.kind].is_set()
+        found: list[Object] = []
+        query = {"limit": _PAGE}
+        while True:
+            try:
+                page = await self._access.get(kind.path, accept=kind.accept("PartialObjectMetadataList"), **query)
+            except aiohttp.ClientResponseError as error:
+                if error.status == HTTPStatus.GONE:
+                    raise _Expired from None
+                raise
+            found += page["items"]
+            metadata = page["metadata"]
+            if not metadata.get("continue"):
+                break
+            query["continue"] = metadata["continue"]
+        gone = known.keys() - {_key(obj) for obj in found}
+        for key in gone:
+            self._forward(kind, {"type": "DELETED", "object": known[key]}, known)
+        # State Stores that are seen for the first time are checked with their Secrets anyway.
+        quiet = first and kind.metadata_only
+        for obj in found:
+            self._forward(kind, {"type": "ADDED", "object": obj}, known, quiet=quiet)
+        return str(metadata["resourceVersion"])
+
+    async def _watch(self, kind: _Kind, version: str) -> AsyncIterator[Object]:
+        seconds = int(_WATCH_SECONDS * random.uniform(0.8, 1))  # noqa: S311 -- so that not all watches end at once
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+        }
+        limits = aiohttp.ClientTimeout(total=seconds + _CALL_SECONDS, connect=_CALL_SECONDS)
+        accept = kind.accept("PartialObjectMetadata")
+        async with await self._access.open(kind.path, accept=accept, limits=limits, query=query) as response:
+            if response.status == HTTPStatus.GONE:
+                raise _Expired
+            response.raise_for_status()
+            async for line in response.content:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    if event["object"].get("code") == HTTPStatus.GONE:
+                        raise _Expired
+                    raise aiohttp.ClientPayloadError(str(event["object"].get("message", "the watch ended"))[:300])
+                yield event
+
+    def _forward(
+        self, kind: _Kind, event: Object, known: dict[tuple[str, str], Object], *, quiet: bool = False
+    ) -> None:
+        obj = _sent(kind, event["object"])
+        key = _key(obj)
+        if event["type"] == "DELETED":
+            known.pop(key, None)
+        else:
+            known[key] = {"metadata": obj["metadata"]}
+        if kind.kind == "Secret":
+            if quiet or key not in self._secrets.values():
+                return
+        elif kind.kind != "Destination":
+            self._remember_secret(kind, obj)
+        sent = {"type": event["type"], "object": obj}
+        self._outgoing.put_nowait(json.dumps(sent))
+        if self._observe is not None:
+            self._observe(sent)
+
+    def _remember_secret(self, kind: _Kind, store: Object) -> None:
+        reference = (store.get("spec") or {}).get("secretRef") or {}
+        where = (kind.kind, "/".join(_key(store)))
+        if reference.get("name"):
+            self._secrets[where] = (reference.get("namespace") or "default", reference["name"])
+        elif "spec" in store:
+            self._secrets.pop(where, None)
+
+    async def _pump(self) -> None:
+        while True:
+            batch = [await self._outgoing.get()]
+            while len(batch) < _BATCH and not self._outgoing.empty():
+                batch.append(self._outgoing.get_nowait())
+            backoff = _FIRST_BACKOFF_SECONDS
+            while True:
+                try:
+                    await self._send(batch)
+                    break
+                except Exception as error:  # noqa: BLE001 -- an event that is not sent is lost, so it is sent again
+                    self._tell(f"sending {len(batch)} events: {_words(error)}; again in {backoff:.1f} s")
+                    await asyncio.sleep(backoff)
+                    backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
+            self.events += len(batch)
+
+
+def _key(obj: Mapping[str, Any]) -> tuple[str, str]:
+    return obj["metadata"].get("namespace") or "", obj["metadata"]["name"]
+
+
+def _sent(kind: _Kind, obj: Mapping[str, Any]) -> Object:
+    """Return what is sent of an object: without what nobody reads, and of a Secret nothing that could hold a value."""
+    metadata = dict(obj["metadata"])
+    metadata.pop("managedFields", None)
+    named = {"apiVersion": kind.api_version, "kind": kind.kind}
+    if kind.metadata_only:
+        # An annotation may hold the whole Secret (kubectl.kubernetes.io/last-applied-configuration).
+        kept = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+        return {**named, "metadata": {name: metadata[name] for name in kept if name in metadata}}
+    return {**obj, **named, "metadata": metadata}
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the API answered {error.status} {error.message}"
+    return str(error)[:300] or type(error).__name__
