@@ -1,0 +1,96 @@
+"""The server's words: cut to a bounded, printable line without secrets, and read for who has to act."""
+
+import base64
+import re
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import quote, quote_plus
+
+MAX_WORDS: Final = 600  # characters of a server's own text that a message carries
+MAX_REMOTE_BYTES: Final = 8192  # of the text that a server sends beside its answer
+
+# Git's and the forges' words for a rule that says no; another try would be told the same.
+_RULE: Final = re.compile(r"declined|protected|GH0\d\d|not allowed|prohibited|deny|denied|cannot create", re.IGNORECASE)
+# Git's words for a branch that moved, or is being moved, while we pushed.
+_RACE: Final = re.compile(
+    r"non-fast-forward|fetch first|failed to update ref|cannot lock ref|incorrect old value|stale info"
+    r"|already exists|failed to lock|reference already|but expected",
+    re.IGNORECASE,
+)
+_SICK: Final = re.compile(r"internal|time[d ]?-? ?out|temporar|unpack|try again|unavailable", re.IGNORECASE)
+_MISSING: Final = re.compile(r"not found|does not appear to be a git repo|does not exist|no such", re.IGNORECASE)
+_PROGRESS: Final = re.compile(r":\s+\d+% \(")
+_DENIED: Final = re.compile(
+    r"denied|not authori[sz]ed|unauthori[sz]ed|read[- ]only|not permitted|forbidden", re.IGNORECASE
+)
+
+
+def is_rule(words: str) -> bool:
+    """Whether a rejection comes from a hook, a protected branch or another rule (never tried again)."""
+    return _RULE.search(words) is not None
+
+
+def is_race(words: str) -> bool:
+    """Whether a rejection says that the branch moved or is locked."""
+    return _RACE.search(words) is not None
+
+
+def is_sick(words: str) -> bool:
+    """Whether a rejection tells of trouble inside the server."""
+    return _SICK.search(words) is not None
+
+
+def says_missing(words: str) -> bool:
+    """Whether a server's text says that there is no such repository."""
+    return _MISSING.search(words) is not None
+
+
+def says_denied(words: str) -> bool:
+    """Whether a server's text says that we may not."""
+    return _DENIED.search(words) is not None
+
+
+class Redactor:
+    """Knows the secrets of one writer, and takes them out of texts that come from elsewhere."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._hidden: set[str] = set()
+        for secret in secrets:
+            self.add(secret)
+
+    def __repr__(self) -> str:
+        return f"Redactor({len(self._hidden)} texts)"
+
+    def add(self, secret: str, *, user: str | None = None) -> None:
+        """Hide a secret from now on: as it is, URL-encoded, and in the base64 of basic authentication."""
+        if not secret:
+            return
+        encoded = [base64.b64encode(secret.encode()).decode()]
+        if user is not None:
+            encoded.append(base64.b64encode(f"{user}:{secret}".encode()).decode())
+        forms = (secret, quote(secret, safe=""), quote_plus(secret), *encoded, *(e.rstrip("=") for e in encoded))
+        self._hidden.update(forms)
+
+    def words(self, text: str | bytes) -> str:
+        """Return a server's text as one printable line of bounded length, without the secrets."""
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        for hidden in sorted(self._hidden, key=len, reverse=True):
+            text = text.replace(hidden, "***")
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return line if len(line) <= MAX_WORDS else line[:MAX_WORDS] + "…"
+
+
+class RemoteText:
+    """Collects what a server says on its progress channel (Git shows it as `remote: …`), within a bound."""
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+
+    def __call__(self, data: bytes) -> None:
+        """Take a piece of text."""
+        self._text += data[: max(0, MAX_REMOTE_BYTES - len(self._text))]
+
+    def __str__(self) -> str:
+        lines = re.split(r"[\r\n]+", self._text.decode("utf-8", "replace"))
+        return "\n".join(line for line in lines if line.strip() and not _PROGRESS.search(line))

@@ -1,0 +1,350 @@
+"""What is asked of a Git server: the branch, its trees, one file, one push. Library errors end here."""
+
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Final
+
+from dulwich.client import FetchPackResult
+from dulwich.errors import (
+    ApplyDeltaError,
+    ChecksumMismatch,
+    FileFormatException,
+    GitProtocolError,
+    HangupException,
+    SendPackError,
+)
+from dulwich.object_format import SHA1
+from dulwich.object_store import ObjectStoreGraphWalker
+from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tree
+from dulwich.pack import PackData, UnpackedObject, UnpackedObjectIterator, pack_objects_to_data
+from dulwich.refs import Ref
+
+from shared.errors import AccessDenied, LandfallError, StateStoreNotReady, StoreNotFound, StoreUnavailable, TooLarge
+from shared.writers.git import answers
+from shared.writers.git.answers import RemoteText
+from shared.writers.git.endpoint import Endpoint
+from shared.writers.git.session import ConnectionLost, Session
+from shared.writers.git.trees import Trees
+
+HEAD: Final = Ref(b"HEAD")
+_SHA1_LENGTH: Final = 40
+Wants = Callable[[Mapping[Ref, ObjectID]], list[ObjectID]]
+# What a malformed answer makes dulwich raise.
+_MALFORMED: Final = (
+    ApplyDeltaError,
+    AssertionError,
+    ChecksumMismatch,
+    EOFError,
+    FileFormatException,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A branch as it was when it was looked at.
+
+    Attributes:
+        tip: the branch's commit; None where the branch does not exist.
+        parent: the commit to build on: the tip, or the default branch's; None in an empty repository.
+        root: id of that commit's tree.
+        raw: its trees by id.
+        blobs: contents that came along, by id, where they were asked for.
+    """
+
+    tip: ObjectID | None
+    parent: ObjectID | None
+    root: ObjectID | None
+    raw: dict[bytes, bytes] = field(repr=False)
+    blobs: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+
+    def trees(self) -> Trees:
+        """Return the trees as an `Existing`."""
+        return Trees(self.root, self.raw)
+
+
+class Moved(Exception):
+    """The branch is not where the change was built: fetch again and build again.
+
+    Attributes:
+        now: where it is; None where it is gone.
+    """
+
+    def __init__(self, now: ObjectID | None) -> None:
+        super().__init__("the branch has moved")
+        self.now = now
+
+
+class Refused(Exception):
+    """The server answered the push with no; whether others can help it is for the caller to find out.
+
+    Attributes:
+        status: the server's word about the branch.
+        remote: what it said beside.
+    """
+
+    def __init__(self, status: str, remote: str) -> None:
+        super().__init__(status)
+        self.status, self.remote = status, remote
+
+
+class OutcomeUnknown(Exception):
+    """The connection was lost after the push was on its way; only the branch can tell.
+
+    Attributes:
+        cause: what happened, in words for a person.
+    """
+
+    def __init__(self, cause: StoreUnavailable) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class Repository:
+    """One branch of one repository, for one session."""
+
+    def __init__(self, endpoint: Endpoint, branch: str, session: Session) -> None:
+        self._endpoint = endpoint
+        self._ref = Ref(b"refs/heads/" + branch.encode())
+        self._session = session
+        with self._translated():
+            self._client = endpoint.client(session)
+
+    def fetch(self, blob: ObjectID | None = None) -> Snapshot:
+        """Return the branch with all its trees and no files' contents, as far as the server can leave those out.
+
+        Args:
+            blob: a file's id whose content is wanted too; the server then is asked to leave nothing out.
+        """
+        pack = io.BytesIO()
+        wanted: list[ObjectID] = []
+
+        def wants(refs: Mapping[Ref, ObjectID]) -> list[ObjectID]:
+            tip = refs.get(self._ref) or refs.get(HEAD)
+            wanted[:] = [] if tip is None else [tip]
+            self._check_format(tip)
+            return wanted
+
+        with self._translated():
+            result = self._fetch_pack(wants, pack, depth=1, filter_spec=None if blob else b"blob:none")
+            if result.object_format not in {None, SHA1.name}:
+                raise self._sha256()
+            tip = result.refs.get(self._ref)
+            if not wanted:
+                return Snapshot(tip=None, parent=None, root=None, raw={})
+            raw: dict[bytes, bytes] = {}
+            blobs: dict[bytes, bytes] = {}
+            root = None
+            for unpacked in _objects(pack):
+                if unpacked.obj_type_num == Tree.type_num:
+                    raw[_id(unpacked)] = b"".join(unpacked.obj_chunks or ())
+                elif unpacked.obj_type_num == Commit.type_num and _id(unpacked) == wanted[0]:
+                    root = _tree_of(b"".join(unpacked.obj_chunks or ()))
+                elif blob is not None and unpacked.obj_type_num == Blob.type_num and _id(unpacked) == blob:
+                    blobs[blob] = b"".join(unpacked.obj_chunks or ())
+        if root is None:
+            raise StoreUnavailable(f"{self._endpoint.remote} sent a pack without the branch's commit")
+        return Snapshot(tip, wanted[0], root, raw, blobs)
+
+    def blob(self, sha: ObjectID) -> bytes:
+        """Return a file's content by its id.
+
+        Servers that give out only what a branch points at make this a fetch of the whole tree with all contents.
+        """
+        pack = io.BytesIO()
+        try:
+            with self._translated():
+                self._fetch_pack(lambda _: [sha], pack)
+                for unpacked in _objects(pack):
+                    if _id(unpacked) == sha:
+                        return b"".join(unpacked.obj_chunks or ())
+        except StoreUnavailable:
+            self._session.check()
+        try:
+            return self.fetch(blob=sha).blobs[sha]
+        except KeyError:
+            raise StoreUnavailable(f"{self._endpoint.remote} does not give out a file of the branch") from None
+
+    def advertised(self) -> ObjectID | None:
+        """Return the branch's commit as the server tells those who may push; None where there is no such branch."""
+        seen: dict[Ref, ObjectID] = {}
+
+        def look(refs: dict[Ref, ObjectID]) -> dict[Ref, ObjectID]:
+            seen.update(refs)
+            return {}
+
+        with self._translated():
+            self._client.send_pack(self._endpoint.path.encode(), look, _nothing)
+        return self._tip(seen)
+
+    def push(self, base: ObjectID | None, new: ObjectID, objects: Sequence[ShaFile]) -> None:
+        """Move the branch from one commit to another, or create it, if it still is where it was.
+
+        Args:
+            base: where the branch was; None where it did not exist.
+            new: where it is to be; nothing happens where it is there already.
+            objects: what the server does not have yet.
+
+        Raises:
+            Moved: it is elsewhere now; nothing was sent.
+            Refused: the server said no.
+            OutcomeUnknown: the answer did not arrive.
+        """
+        remote = RemoteText()
+        sent = there = False
+
+        def swap(refs: dict[Ref, ObjectID]) -> dict[Ref, ObjectID]:
+            nonlocal there
+            now = self._tip(refs)
+            there = now == new
+            if now not in {base, new}:
+                raise Moved(now)
+            return {self._ref: new}
+
+        def pack(
+            have: AbstractSet[ObjectID],
+            want: AbstractSet[ObjectID],
+            *,
+            ofs_delta: bool = False,
+            progress: object = None,
+        ) -> tuple[int, Iterator[UnpackedObject]]:
+            nonlocal sent
+            del have, want, ofs_delta, progress
+            sent = True
+            return pack_objects_to_data(objects)
+
+        try:
+            with self._translated(remote):
+                result = self._client.send_pack(self._endpoint.path.encode(), swap, pack, progress=remote)
+        except StoreUnavailable as error:
+            if sent:
+                raise OutcomeUnknown(error) from None
+            raise
+        if there:
+            return
+        statuses = result.ref_status or {}
+        if self._ref not in statuses:
+            raise OutcomeUnknown(StoreUnavailable(f"{self._endpoint.remote} does not say what became of the branch"))
+        status = statuses[self._ref]
+        if status is not None:
+            words = self._endpoint.redactor.words
+            raise Refused(words(status), words(str(remote)))
+
+    def _fetch_pack(
+        self, wants: Wants, pack: io.BytesIO, *, depth: int | None = None, filter_spec: bytes | None = None
+    ) -> FetchPackResult:
+        """Fetch into a buffer; a server that breaks off over a depth or a filter is asked again without."""
+        asked = False
+
+        def choose(refs: Mapping[Ref, ObjectID], depth: int | None = None) -> list[ObjectID]:
+            nonlocal asked
+            del depth
+            chosen = wants(refs)
+            asked = bool(chosen)
+            return chosen
+
+        for tried in dict.fromkeys([(depth, filter_spec), (depth, None), (None, None)]):
+            pack.seek(0)
+            pack.truncate()
+            try:
+                return self._client.fetch_pack(
+                    self._endpoint.path.encode(),
+                    choose,
+                    ObjectStoreGraphWalker([], lambda _: []),
+                    pack.write,
+                    depth=tried[0],
+                    ref_prefix=[HEAD, self._ref],
+                    filter_spec=tried[1],
+                )
+            except GitProtocolError:
+                if not asked or tried == (None, None):
+                    raise
+        raise AssertionError  # the loop's last round returns or raises
+
+    def _tip(self, refs: Mapping[Ref, ObjectID]) -> ObjectID | None:
+        tip = refs.get(self._ref)
+        self._check_format(next(iter(refs.values()), None))
+        return tip
+
+    def _check_format(self, sha: ObjectID | None) -> None:
+        if sha is not None and len(sha) != _SHA1_LENGTH:
+            raise self._sha256()
+
+    def _sha256(self) -> StateStoreNotReady:
+        return StateStoreNotReady(
+            f"the repository on {self._endpoint.remote} uses SHA-256 objects, which are not supported:"
+            " use one with SHA-1"
+        )
+
+    @contextlib.contextmanager
+    def _translated(self, remote: RemoteText | None = None) -> Iterator[None]:
+        """Turn dulwich's errors into ours."""
+        try:
+            yield
+        except SendPackError as error:
+            raise self._unpacked(f"{_text(error)} {remote or ''}") from None
+        except HangupException as error:
+            lines = b" ".join(error.stderr_lines or ()).decode("utf-8", "replace")
+            raise self._hung_up(f"{lines} {remote or ''}") from None
+        except GitProtocolError as error:
+            raise self._hung_up(f"{_text(error)} {remote or ''}") from None
+        except _MALFORMED as error:
+            raise StoreUnavailable(
+                f"{self._endpoint.remote} answered with what is no Git protocol ({type(error).__name__})"
+            ) from None
+
+    def _hung_up(self, text: str) -> LandfallError:
+        host, words = self._endpoint.remote, self._endpoint.redactor.words(text)
+        if answers.says_missing(words):
+            return StoreNotFound(f"{host} knows no such repository: check spec.url and its access: {words}")
+        if answers.says_denied(words):
+            return AccessDenied(f"{host} does not allow this: give the credentials write access: {words}")
+        return ConnectionLost(f"{host} broke off{f': {words}' if words else ''}")
+
+    def _unpacked(self, text: str) -> LandfallError:
+        host, words = self._endpoint.remote, self._endpoint.redactor.words(text)
+        if "maximum" in words:
+            return TooLarge(f"{host} finds the commit too large: raise the server's limit: {words}")
+        return StoreUnavailable(f"{host} could not take the commit: {words}")
+
+
+def _objects(pack: io.BytesIO) -> Iterator[UnpackedObject]:
+    if not pack.tell():
+        return
+    data = PackData.from_file(io.BytesIO(pack.getvalue()), SHA1)
+    try:
+        data.check()
+        yield from UnpackedObjectIterator.for_pack_data(data)
+    finally:
+        data.close()
+
+
+def _id(unpacked: UnpackedObject) -> ObjectID:
+    return ObjectID(unpacked.sha().hex().encode())
+
+
+def _tree_of(commit: bytes) -> ObjectID:
+    header, _, _ = commit.partition(b"\n")
+    return ObjectID(header.removeprefix(b"tree "))
+
+
+def _nothing(
+    have: AbstractSet[ObjectID], want: AbstractSet[ObjectID], *, ofs_delta: bool = False, progress: object = None
+) -> tuple[int, Iterator[UnpackedObject]]:
+    del have, want, ofs_delta, progress
+    return pack_objects_to_data([])
+
+
+def _text(error: Exception) -> str:
+    first = error.args[0] if error.args else ""
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)

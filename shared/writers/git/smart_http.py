@@ -1,0 +1,258 @@
+"""Git over HTTPS: TLS always verified, one origin only, credentials never in a URL."""
+
+import base64
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+import urllib3.connection
+from dulwich.client import HttpGitClient
+from dulwich.config import ConfigDict
+from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import TimeoutError as HTTPTimeout
+from urllib3.response import BaseHTTPResponse
+
+from shared.errors import (
+    AccessDenied,
+    LandfallError,
+    StateStoreNotReady,
+    StoreNotFound,
+    StoreUnavailable,
+    TooLarge,
+)
+from shared.resources import Secret
+from shared.settings import Settings
+from shared.writers.git.answers import Redactor
+from shared.writers.git.remote import Remote
+from shared.writers.git.session import ConnectionLost, Session
+
+if TYPE_CHECKING:
+    from dulwich.client import HTTPResponse
+
+USER_AGENT: Final = "git/landfall"  # some forges serve Git only to those who call themselves so
+MAX_REDIRECTS: Final = 3
+MAX_ERROR_BYTES: Final = 2048  # of an error page that is read for its words
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user name and a password or token, for basic authentication (RFC 7617)."""
+
+    user: str
+    password: str = field(repr=False)
+
+    @property
+    def header(self) -> str:
+        """The `Authorization` header; in UTF-8, as Git and its servers expect."""
+        return f"Basic {base64.b64encode(f'{self.user}:{self.password}'.encode()).decode()}"
+
+
+def tls_context(settings: Settings, secret: Secret) -> ssl.SSLContext:
+    """Return a context that verifies against the system's CAs, the operator's and the Secret's `ca.crt`.
+
+    Raises:
+        StateStoreNotReady: one of the two is no PEM file of certificates.
+    """
+    context = ssl.create_default_context()
+    # Python 3.13 refuses private CAs that leave out optional extensions; Git's own client does not. Chain, dates
+    # and host name are verified all the same.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    try:
+        if settings.ca_bundle is not None:
+            context.load_verify_locations(cafile=settings.ca_bundle)
+    except (OSError, ssl.SSLError):
+        raise StateStoreNotReady("LANDFALL_CA_BUNDLE names no readable PEM file of certificates") from None
+    if secret.get("ca.crt"):
+        try:
+            context.load_verify_locations(cadata=secret.require_text("ca.crt"))
+        except (OSError, ValueError):
+            raise StateStoreNotReady(f"key ca.crt of Secret {secret.name} is no PEM certificate") from None
+    return context
+
+
+def pool_of(session: Session, context: ssl.SSLContext) -> urllib3.PoolManager:
+    """Return a pool of connections that lives as long as the session and connects only to checked addresses.
+
+    It knows no proxy, whatever the environment says, follows no redirect and tries nothing twice.
+    """
+
+    class _Plain(urllib3.connection.HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return session.connect(self._dns_host, self.port)
+
+    class _Tls(urllib3.connection.HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return session.connect(self._dns_host, self.port)
+
+    class _PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = _Plain
+
+    class _TlsPool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = _Tls
+
+    pool = urllib3.PoolManager(num_pools=2, retries=False, ssl_context=context)
+    pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+    session.at_end(pool.clear)
+    return pool
+
+
+def request(
+    session: Session,
+    pool: urllib3.PoolManager,
+    method: str,
+    url: str,
+    *,
+    headers: dict[str, str],
+    body: bytes | Iterator[bytes] | None = None,
+) -> BaseHTTPResponse:
+    """Send one request and return its response, whatever its status.
+
+    Raises:
+        StoreUnavailable: no connection, no trust in the certificate, no answer.
+        OutOfTime: the deadline has passed.
+    """
+    timeout = urllib3.Timeout(connect=session.timeout(), read=session.timeout())
+    try:
+        return pool.request(
+            method, url, headers=headers, body=body, timeout=timeout, preload_content=False, redirect=False
+        )
+    except HTTPError as error:
+        raise explain(error, url, session) from None
+
+
+def explain(error: HTTPError, url: str, session: Session) -> LandfallError:
+    """Return what a failed exchange means, in words that hold nothing of the request."""
+    host = _origin(url)
+    if isinstance(error, SSLError):
+        cause = error.args[0] if error.args else None
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return StoreUnavailable(
+                f"the certificate of {host} is not trusted ({cause.verify_message}): add the CA that signed it to"
+                " LANDFALL_CA_BUNDLE or to the key ca.crt of the Secret, or mend the certificate"
+            )
+        return StoreUnavailable(f"TLS with {host} failed ({getattr(cause, 'reason', None) or 'broken off'})")
+    if isinstance(error, HTTPTimeout):
+        return StoreUnavailable(f"{host} did not answer within {session.settings.store_timeout_seconds:g} s")
+    return ConnectionLost(f"the connection to {host} broke ({type(error).__name__})")
+
+
+class HttpClient(HttpGitClient):
+    """dulwich's HTTP client with our pool, our redirects and our errors."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        session: Session,
+        pool: urllib3.PoolManager,
+        credentials: Credentials,
+        redactor: Redactor,
+    ) -> None:
+        # The new objects are in memory anyway, and some servers refuse a chunked upload: always send its length.
+        config = ConfigDict()
+        config.set((b"http",), b"postBuffer", str(1 << 40).encode())
+        super().__init__(
+            remote.url,
+            pool_manager=pool,
+            config=config,
+            thin_packs=False,
+        )
+        self._credentials = credentials  # not given to dulwich, which would encode them as Latin-1
+        self._home = self._origin(remote.url)
+        self._session = session
+        self._pool = pool
+        self._redactor = redactor
+
+    @staticmethod
+    def _warn_filter_objects() -> None:
+        """Say nothing: a server without filters is a slower one, not a problem."""
+
+    def _http_request(
+        self,
+        url: str,
+        headers: dict[str, str] | None = None,
+        data: bytes | Iterator[bytes] | None = None,
+        raise_for_status: bool = True,  # noqa: FBT001, FBT002 -- dulwich's signature
+    ) -> "tuple[HTTPResponse, Callable[[int], bytes]]":
+        del raise_for_status
+        asked = url
+        sent = {
+            **(headers or {}),
+            "Pragma": "no-cache",
+            "User-Agent": USER_AGENT,
+            "Authorization": self._credentials.header,
+        }
+        for _ in range(MAX_REDIRECTS + 1):
+            method = "GET" if data is None else "POST"
+            response = request(self._session, self._pool, method, url, headers=sent, body=data)
+            self._session.at_end(response.close)  # dulwich forgets some of them when an answer is malformed
+            if response.status not in _REDIRECTS:
+                break
+            response.drain_conn()
+            url = self._redirected(url, response.headers.get("Location", ""), posting=data is not None)
+        else:
+            raise StoreUnavailable(
+                f"{_origin(asked)} redirects without end: write the repository's own URL to spec.url"
+            )
+        if response.status != 200:  # noqa: PLR2004
+            raise self._refusal(response, url)
+        response.content_type = response.headers.get("Content-Type") or ""  # type: ignore[attr-defined]
+        response.redirect_location = "" if url == asked else url  # type: ignore[attr-defined]
+        if data is None and not response.content_type.startswith("application/x-git-"):  # type: ignore[attr-defined]
+            response.close()
+            raise StoreNotFound(f"{_origin(url)} answers, but with no Git repository: check the path of spec.url")
+
+        def read(size: int) -> bytes:
+            try:
+                return response.read(size)
+            except HTTPError as error:
+                raise explain(error, url, self._session) from None
+
+        return cast("HTTPResponse", response), self._session.meter(read, _origin(url))
+
+    def _redirected(self, url: str, location: str, *, posting: bool) -> str:
+        target = urljoin(url, location)
+        if posting or not location or self._origin(target) != self._home or "@" in urlsplit(target).netloc:
+            raise StoreUnavailable(
+                f"{_origin(url)} redirects to {_origin(target) or 'nowhere'}, where credentials are not sent:"
+                " write the repository's final URL to spec.url"
+            )
+        return target
+
+    def _refusal(self, response: BaseHTTPResponse, url: str) -> LandfallError:
+        host = _origin(url)
+        try:
+            text = response.read(MAX_ERROR_BYTES) if "text/plain" in response.headers.get("Content-Type", "") else b""
+        except HTTPError:
+            text = b""
+        finally:
+            response.close()
+        words = self._redactor.words(text)
+        said = f": {words}" if words else ""
+        match response.status:
+            case 401:
+                return AccessDenied(f"{host} does not accept the credentials (401): check the Secret{said}")
+            case 403:
+                return AccessDenied(f"{host} does not allow this (403): give the credentials write access{said}")
+            case 404:
+                return StoreNotFound(f"{host} knows no such repository (404): check spec.url and its access{said}")
+            case 413:
+                return TooLarge(f"{host} finds the commit too large (413): raise the server's limit{said}")
+            case 500 | 502 | 503 | 504:
+                return ConnectionLost(f"{host} is in trouble ({response.status}){said}")
+            case status:
+                return StoreUnavailable(f"{host} answered {status}{said}")
+
+
+def _origin(url: str) -> str:
+    """Return scheme, host and port of a URL, for messages: nothing of it that could be a secret."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.hostname}{port}" if parts.hostname else ""

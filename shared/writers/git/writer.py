@@ -1,0 +1,145 @@
+"""The asynchronous surface of the Git writer: each operation is a thread with a deadline."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Self, TypeVar
+
+from dulwich.objects import ObjectID
+from dulwich.refs import Ref, check_ref_format
+
+from shared.deadline import Deadline
+from shared.errors import StateStoreNotReady, StoreUnavailable, TooLarge
+from shared.plan import Edit, Outcome
+from shared.resources import GitStateStore, Secret
+from shared.settings import Settings
+from shared.writers.base import Writer
+from shared.writers.git.changeset import Changeset
+from shared.writers.git.endpoint import Endpoint, open_endpoint
+from shared.writers.git.repository import Snapshot
+from shared.writers.git.session import Session
+
+T = TypeVar("T")
+
+THREADS: Final = 4  # operations at once on one writer; callers group by State Store, so one is the rule
+# Trees kept while the container is warm: those of the last commit and those that our commits since then replaced.
+# Above either bound all are forgotten and the next operation fetches.
+MAX_CACHED_TREES: Final = 200_000
+MAX_CACHED_BYTES: Final = 32 * 1024 * 1024
+ABORT_SECONDS: Final = 2.0  # that a thread has to return after its sockets were shut down
+
+
+class GitWriter(Writer):
+    """Writes to one branch of one repository.
+
+    Nothing is on disk. Between operations it keeps the trees of the last commit that it saw, and no connection.
+    """
+
+    def __init__(self, endpoint: Endpoint, store: GitStateStore, settings: Settings) -> None:
+        self._endpoint = endpoint
+        self._branch = store.spec.branch
+        self._author = store.spec.git_author
+        self._settings = settings
+        self._cache: Snapshot | None = None
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="git-writer")
+
+    @classmethod
+    def open(cls, store: GitStateStore, secret: Secret | None, settings: Settings) -> Self:
+        """Return the writer for a GitStateStore; nothing is sent yet.
+
+        Raises:
+            StateStoreNotReady: a missing secret or key of it, a bad URL or branch, an unknown authMethod.
+        """
+        branch = store.spec.branch
+        if not branch.isprintable() or not check_ref_format(Ref(b"refs/heads/" + branch.encode("utf-8", "replace"))):
+            raise StateStoreNotReady(f"spec.branch {branch!r} is no name that Git takes for a branch")
+        return cls(open_endpoint(store, secret, settings), store, settings)
+
+    async def write(self, edits: Sequence[Edit], deadline: Deadline) -> dict[str, Outcome]:
+        """Carry out a batch of edits as at most one commit, and return what became of each by its id.
+
+        Raises:
+            AccessDenied, StoreNotFound, WriteRejected, TooLarge, StoreUnavailable, StateStoreNotReady: nothing of the
+                batch could be settled, for a reason that concerns the whole store.
+            OutOfTime: the deadline passed before anything was settled.
+        """
+        if not edits:
+            return {}
+        return await self._run(lambda changeset: changeset.write(edits), deadline)
+
+    async def read(self, path: str, deadline: Deadline) -> bytes | None:
+        """Return a file's content, or None where there is no such file.
+
+        Raises:
+            StateStoreError: the repository could not be read, or the file is over the settings' limit.
+            OutOfTime: the deadline has passed.
+        """
+
+        def read(changeset: Changeset) -> bytes | None:
+            found = changeset.find(path)
+            if found is None or found.type != "file":
+                return None
+            content = changeset.blob(ObjectID(found.digest.encode()))
+            if len(content) > self._settings.max_file_bytes:
+                raise TooLarge(f"{path!r} is over LANDFALL_MAX_FILE_BYTES ({self._settings.max_file_bytes} bytes)")
+            return content
+
+        return await self._run(read, deadline)
+
+    async def check(self, root: str, deadline: Deadline) -> None:
+        """Prove that pushing is permitted, and leave nothing behind: the server's answer to git-receive-pack.
+
+        Raises:
+            StateStoreError: it is not, or could not be proved.
+            OutOfTime: the deadline has passed.
+        """
+        del root  # Git's permissions are those of the repository
+        await self._run(lambda changeset: changeset.check(), deadline)
+
+    async def close(self) -> None:
+        """Give back threads and trees."""
+        self._cache = None
+        self._threads.shutdown(wait=False)
+
+    async def _run(self, operation: Callable[[Changeset], T], deadline: Deadline) -> T:
+        """Run an operation in a thread; at the deadline, or when cancelled, its sockets are shut down under it."""
+        deadline.bound(self._settings.store_timeout_seconds)
+        session = Session(self._settings, deadline)
+
+        def run() -> T:
+            with session:
+                changeset = Changeset(self._endpoint, self._branch, self._author, session, self._cache)
+                try:
+                    return operation(changeset)
+                finally:
+                    self._keep(changeset.snapshot)
+
+        thread = asyncio.get_running_loop().run_in_executor(self._threads, run)
+        try:
+            done, _ = await asyncio.wait([thread], timeout=deadline.remaining)
+            if not done:
+                session.abort()
+                await asyncio.wait([thread], timeout=ABORT_SECONDS)
+        except asyncio.CancelledError:
+            session.abort()
+            with contextlib.suppress(BaseException):
+                thread.cancel()
+            raise
+        if thread.done():
+            return thread.result()
+        thread.add_done_callback(_take)
+        raise StoreUnavailable(f"{self._endpoint.remote} did not finish within the deadline")
+
+    def _keep(self, snapshot: Snapshot | None) -> None:
+        small = snapshot is not None and len(snapshot.raw) <= MAX_CACHED_TREES
+        if small and snapshot is not None and sum(map(len, snapshot.raw.values())) <= MAX_CACHED_BYTES:
+            self._cache = snapshot
+        else:
+            self._cache = None
+
+
+def _take(thread: "asyncio.Future[Any]") -> None:
+    """Read the result that nobody waits for any more, so that asyncio does not complain of it."""
+    if not thread.cancelled():
+        thread.exception()
