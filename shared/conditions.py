@@ -11,6 +11,9 @@ from shared.resources import STORE_KINDS, Destination, StateStoreRef
 
 READY: Final = "Ready"
 CLEANUP_SKIPPED: Final = "CleanupSkipped"
+WRITE_SUCCEEDED: Final = "WriteSucceeded"
+SCHEDULE_SUCCEEDED: Final = "ScheduleSucceeded"
+MISMATCH: Final = "DestinationSelectorMismatch"
 
 MAX_MESSAGE: Final = 1024  # Events allow no more, and a condition that reads well needs no more
 
@@ -104,6 +107,69 @@ def store_failed_message(error: LandfallError) -> str:
     return f"Error validating state store permissions: {error}"
 
 
+def placement_written(reference: Reference, version: str) -> Verdict:
+    """Return the verdict of a WorkPlacement whose documents are where they belong (spec section 6)."""
+    written = _verdict(reference, "True", "WorkloadsWrittenToStateStore", "Workloads written to State Store")
+    return written.model_copy(update={"type": WRITE_SUCCEEDED, "fields": {"versionID": version}})
+
+
+def placement_failed(reference: Reference, why: str) -> Verdict:
+    """Return the verdict of a WorkPlacement whose documents could not be written."""
+    return _verdict(reference, "False", "WorkloadsFailedWrite", why).model_copy(update={"type": WRITE_SUCCEEDED})
+
+
+def placement_scheduled(reference: Reference, *, misplaced: bool) -> Verdict:
+    """Return the verdict of a WorkPlacement about its Destination (spec section 7)."""
+    if misplaced:
+        words = "Target destination no longer matches destinationSelectors"
+        verdict = _verdict(reference, "False", MISMATCH, words)
+    else:
+        verdict = _verdict(reference, "True", "ScheduledToDestination", "Scheduled to correct Destination")
+    return verdict.model_copy(update={"type": SCHEDULE_SUCCEEDED})
+
+
+def work_scheduled(
+    reference: Reference,
+    groups: int,
+    *,
+    unscheduled: Sequence[str] = (),
+    misplaced: Sequence[str] = (),
+    failing: Sequence[str] = (),
+) -> Verdict:
+    """Return the verdict of a Work: the first of unscheduled, misplaced, failing and all well that is true.
+
+    Args:
+        reference: to the Work.
+        groups: how many workload groups it has.
+        unscheduled: ids of groups that no Destination takes.
+        misplaced: ids of groups with a misplaced placement.
+        failing: names of its WorkPlacements whose documents could not be written.
+    """
+    if unscheduled:
+        reason, words = (
+            "UnscheduledWorkloads",
+            f"No matching destination found for workloadGroups: [{','.join(unscheduled)}]",
+        )
+    elif misplaced:
+        words = "Target destination no longer matches destinationSelectors for workloadGroups:"
+        reason, words = MISMATCH, f"{words} [{','.join(misplaced)}]"
+    elif failing:
+        reason, words = "WorkplacementsFailing", f"Workplacements failed to write: [{','.join(failing)}]"
+    else:
+        reason, words = "AllWorkplacementsScheduled", "All workplacements scheduled successfully"
+    well = reason == "AllWorkplacementsScheduled"
+    fields = {"workPlacements": groups, "workPlacementsCreated": groups - len(unscheduled)}
+    verdict = _verdict(reference, "True" if well else "False", reason, words)
+    return verdict.model_copy(update={"type": SCHEDULE_SUCCEEDED, "fields": fields})
+
+
+def work_not_scheduled(reference: Reference, groups: Sequence[str], why: str) -> Verdict:
+    """Return the verdict of a Work that could not be scheduled for a reason of its own, or of the API server's."""
+    words = f"Failed to schedule or update for workloadGroups: [{','.join(groups)}]: {why}"
+    verdict = _verdict(reference, "False", "FailedToScheduleWorkloads", words)
+    return verdict.model_copy(update={"type": SCHEDULE_SUCCEEDED})
+
+
 def is_stale(verdict: Verdict, obj: Mapping[str, Any]) -> bool:
     """Whether a verdict is about something that the object no longer is, so that it must be dropped.
 
@@ -144,25 +210,56 @@ def merged(verdict: Verdict, obj: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     status: dict[str, Any] = dict(obj.get("status") or {})
     conditions = [dict(condition) for condition in _conditions(obj)]
-    wanted: dict[str, Any] = {
-        "type": verdict.type,
-        "status": verdict.status,
-        "reason": verdict.reason,
-        "message": verdict.message,
-        "observedGeneration": verdict.reference.generation,
-    }
-    current = find(conditions, verdict.type)
-    if current is None:
-        conditions.append({**wanted, "lastTransitionTime": rfc3339(verdict.decided_at)})
-    else:
-        if current.get("status") != verdict.status or not current.get("lastTransitionTime"):
-            wanted["lastTransitionTime"] = rfc3339(verdict.decided_at)
-        current.update(wanted)
-    patch: dict[str, Any] = {"conditions": conditions}
+    _set(conditions, verdict, verdict.type, verdict.status, verdict.reason, verdict.message)
+    if verdict.reference.kind == "WorkPlacement":
+        _set(conditions, verdict, READY, *_ready_of_placement(conditions))
+    elif verdict.reference.kind == "Work":
+        _set(conditions, verdict, READY, *_READY_OF_WORK[verdict.reason])
+    patch: dict[str, Any] = {"conditions": conditions, **verdict.fields}
     if verdict.reference.kind in STORE_KINDS:
         patch["status"] = "Ready" if verdict.status == "True" else "NotReady"
         patch["observedGeneration"] = verdict.reference.generation
     return None if all(status.get(key) == value for key, value in patch.items()) else patch
+
+
+_READY_OF_WORK: Final[Mapping[str, tuple[str, str, str]]] = {
+    "AllWorkplacementsScheduled": ("True", "AllWorkplacementsScheduled", "Ready"),
+    "UnscheduledWorkloads": ("False", "UnscheduledWorkloads", "Pending"),
+    MISMATCH: ("False", "Misplaced", "Misplaced"),
+    "WorkplacementsFailing": ("False", "WorkplacementsFailing", "Failing"),
+    "FailedToScheduleWorkloads": ("False", "FailedToScheduleWorkloads", "Pending"),
+}
+
+
+def _ready_of_placement(conditions: Sequence[dict[str, Any]]) -> tuple[str, str, str]:
+    """Return a WorkPlacement's Ready, which follows from its two other conditions in whatever order they came."""
+    written = (find(conditions, WRITE_SUCCEEDED) or {}).get("status")
+    if (find(conditions, SCHEDULE_SUCCEEDED) or {}).get("status") == "False":
+        return "False", "Misplaced", "Misplaced"
+    if written == "True":
+        return "True", "WorkloadsWrittenToTargetDestination", "Ready"
+    if written == "False":
+        return "False", "WorkloadsFailedWrite", "Failing"
+    return "False", "ScheduledToDestination", "Pending"
+
+
+def _set(conditions: list[dict[str, Any]], verdict: Verdict, of_type: str, *words: str | None) -> None:
+    """Set one condition; the words are status, reason and message."""
+    status, reason, message = words
+    wanted: dict[str, Any] = {
+        "type": of_type,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": verdict.reference.generation,
+    }
+    current = find(conditions, of_type)
+    if current is None:
+        conditions.append({**wanted, "lastTransitionTime": rfc3339(verdict.decided_at)})
+        return
+    if current.get("status") != status or not current.get("lastTransitionTime"):
+        wanted["lastTransitionTime"] = rfc3339(verdict.decided_at)
+    current.update(wanted)
 
 
 def event_of(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | None:
@@ -178,9 +275,37 @@ def event_of(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | None:
         return EventFact("Warning", CLEANUP_SKIPPED, verdict.message)
     if verdict.first_seen or verdict.status is None:
         return None
+    if verdict.reference.kind == "WorkPlacement":
+        return _placement_event(verdict, obj)
     if verdict.status == "True" and (find(_conditions(obj), verdict.type) or {}).get("status") == "True":
         return None
-    return _store_event(verdict) if verdict.reference.kind in STORE_KINDS else _destination_event(verdict)
+    of_kind = {"Work": _work_event, **dict.fromkeys(STORE_KINDS, _store_event)}
+    return of_kind.get(verdict.reference.kind, _destination_event)(verdict)
+
+
+def _placement_event(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | None:
+    destination = (obj.get("spec") or {}).get("targetDestinationName")
+    before = find(_conditions(obj), verdict.type) or {}
+    if verdict.type == SCHEDULE_SUCCEEDED:
+        if verdict.status == "True" or before.get("status") == "False":
+            return None
+        words = f"labels for destination: {destination} no longer match the expected labels, marking this workplacement"
+        return EventFact("Warning", MISMATCH, f"{words} as misplaced")
+    if verdict.status == "False":
+        words = "error writing to destination; check kubectl get destination for more info"
+        return EventFact("Warning", "FailedWriteToDestination", f"{words}: {verdict.message}"[:MAX_MESSAGE])
+    version = verdict.fields.get("versionID")
+    if before.get("status") == "True" and (obj.get("status") or {}).get("versionID") == version:
+        return None
+    words = f"successfully written to Destination: {destination} with versionID: {version}"
+    return EventFact("Normal", "WorkloadsWrittenToStateStore", words)
+
+
+def _work_event(verdict: Verdict) -> EventFact:
+    if verdict.status == "True":
+        return EventFact("Normal", verdict.reason, verdict.message)
+    reason = "NoMatchingDestination" if verdict.reason == "UnscheduledWorkloads" else verdict.reason
+    return EventFact("Warning", reason, verdict.message[:MAX_MESSAGE])
 
 
 def _store_event(verdict: Verdict) -> EventFact:
@@ -200,10 +325,20 @@ def _destination_event(verdict: Verdict) -> EventFact:
     return EventFact("Warning", "DestinationNotReady", f"{what.get(verdict.reason, '')}{verdict.message}"[:MAX_MESSAGE])
 
 
-def latest(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Return the one verdict of several about one condition that counts: the newest generation, then the newest."""
-    with_status = [v for v in verdicts if v.status is not None]
-    return max(with_status, key=lambda v: (v.reference.generation, not v.first_seen, v.decided_at), default=None)
+def latest(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return, for each condition, the one verdict of several that counts: the newest generation, then the newest."""
+    found: dict[str, Verdict] = {}
+    for verdict in verdicts:
+        if verdict.status is None:
+            continue
+        known = found.get(verdict.type)
+        if known is None or _weight(verdict) > _weight(known):
+            found[verdict.type] = verdict
+    return list(found.values())
+
+
+def _weight(verdict: Verdict) -> tuple[int, bool, datetime]:
+    return verdict.reference.generation, not verdict.first_seen, verdict.decided_at
 
 
 def find(conditions: Sequence[dict[str, Any]], of_type: str) -> dict[str, Any] | None:

@@ -186,8 +186,9 @@ def _change(obj: object, why: str, cluster: str) -> Change:
 
 def _only_status(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
     """Whether its Ready is about the very generation that the event shows, and nothing waits for a finalizer."""
-    if metadata.get("deletionTimestamp") or not metadata.get("generation"):
+    if not metadata.get("generation"):
         return False
+    # A deletion raises the generation, so it is no echo; the verdict on a clean-up that failed is one.
     wants_cleanup = (obj.get("spec") or {}).get("cleanup") == "all"
     if wants_cleanup != (CLEANUP_FINALIZER in (metadata.get("finalizers") or ())):
         return False

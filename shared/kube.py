@@ -6,11 +6,11 @@ Objects go in and out as plain dictionaries: the generated models would cost tim
 import asyncio
 import json
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -28,6 +28,7 @@ PLURALS: Final[Mapping[str, tuple[str, str]]] = {
     "Destination": (f"/apis/{GROUP}/{VERSION}", "destinations"),
     "BucketStateStore": (f"/apis/{GROUP}/{VERSION}", "bucketstatestores"),
     "GitStateStore": (f"/apis/{GROUP}/{VERSION}", "gitstatestores"),
+    "Work": (f"/apis/{GROUP}/{VERSION}", "works"),
     "WorkPlacement": (f"/apis/{GROUP}/{VERSION}", "workplacements"),
     "Secret": ("/api/v1", "secrets"),
     "Event": ("/api/v1", "events"),
@@ -35,11 +36,14 @@ PLURALS: Final[Mapping[str, tuple[str, str]]] = {
 
 _PAGE: Final = 500  # objects a list call; the API server's own clients use the same
 _ATTEMPTS: Final = 4
+_LIST_RESTARTS: Final = 3
 _MAX_WAIT_SECONDS: Final = 10.0  # longest Retry-After that is waited out; after that the queue does the waiting
 _MERGE_PATCH: Final = "application/merge-patch+json"
+_METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 Object = dict[str, Any]
 Key = tuple[str, str]  # namespace ("" for cluster-scoped) and name
+_Result = TypeVar("_Result")
 
 
 class Cluster:
@@ -49,6 +53,8 @@ class Cluster:
         self._client = client
         self._settings = settings
         self._calls = asyncio.Semaphore(settings.kubernetes_concurrency)
+        self._refreshing = asyncio.Lock()
+        self._retired: ApiClient | None = None
 
     @classmethod
     async def connect(cls, settings: Settings) -> Self:
@@ -62,6 +68,8 @@ class Cluster:
     async def close(self) -> None:
         """Give back connections."""
         await self._client.close()
+        if self._retired is not None:
+            await self._retired.close()
 
     async def get(self, kind: str, namespace: str, name: str, deadline: Deadline) -> Object | None:
         """Return an object, or None where there is none of that name.
@@ -71,8 +79,16 @@ class Cluster:
         """
         return await self._call("GET", _path(kind, namespace, name), deadline, missing_is_none=True)
 
-    async def list_all(self, kind: str, deadline: Deadline, labels: Mapping[str, str] | None = None) -> list[Object]:
+    async def list_all(
+        self, kind: str, deadline: Deadline, labels: Mapping[str, str] | None = None, *, metadata_only: bool = False
+    ) -> list[Object]:
         """Return all objects of a kind in all namespaces; none where the cluster does not know the kind.
+
+        Args:
+            kind: of the objects.
+            deadline: of the calls.
+            labels: that the objects have; none means all objects.
+            metadata_only: whether their `spec` and `status` stay where they are (documents make those large).
 
         Raises:
             KubernetesError: the API refused or could not be reached.
@@ -81,17 +97,24 @@ class Cluster:
         query: dict[str, str] = {"limit": str(_PAGE)}
         if labels:
             query["labelSelector"] = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        accept = _METADATA_ONLY if metadata_only else "application/json"
         found: list[Object] = []
+        restarts = 0
         while True:
             try:
-                page = await self._call("GET", f"{prefix}/{plural}", deadline, query=query, missing_is_none=True)
+                page = await self._call(
+                    "GET", f"{prefix}/{plural}", deadline, query=query, missing_is_none=True, accept=accept
+                )
             except _Gone:  # the list took longer than the server keeps it: begin again
+                restarts += 1
+                if "continue" not in query or restarts > _LIST_RESTARTS:
+                    raise
                 found.clear()
-                query.pop("continue")
+                del query["continue"]
                 continue
             if page is None:
                 return []
-            found.extend({"apiVersion": page.get("apiVersion"), "kind": kind, **item} for item in page["items"])
+            found.extend({**item, "kind": kind} for item in page["items"])
             token = (page.get("metadata") or {}).get("continue")
             if not token:
                 return found
@@ -108,10 +131,8 @@ class Cluster:
             listed = {key_of(obj): obj for obj in await self.list_all(kind, deadline)}
             return {key: obj for key, obj in listed.items() if key in wanted}
         ordered = sorted(keys)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.get(kind, *key, deadline)) for key in ordered]
-        found = {key: task.result() for key, task in zip(ordered, tasks, strict=True)}
-        return {key: obj for key, obj in found.items() if obj is not None}
+        objects = await together(self.get(kind, *key, deadline) for key in ordered)
+        return {key: obj for key, obj in zip(ordered, objects, strict=True) if obj is not None}
 
     async def patch_status(self, obj: Object, status: Object, deadline: Deadline) -> Object | None:
         """Merge into an object's status, if the object is still as it was read; None where it is gone.
@@ -130,6 +151,27 @@ class Cluster:
             KubernetesError: the API refused or could not be reached.
         """
         return await self._patch(obj, {"metadata": {"finalizers": finalizers}}, deadline)
+
+    async def create(self, obj: Object, deadline: Deadline) -> Object | None:
+        """Create an object; None where the kind or its namespace does not exist.
+
+        Raises:
+            KubernetesConflict: there is one of that name already.
+            KubernetesError: the API refused or could not be reached.
+        """
+        prefix, plural = PLURALS[obj["kind"]]
+        namespace = key_of(obj)[0]
+        path = f"{prefix}{_scope(namespace)}/{plural}"
+        return await self._call("POST", path, deadline, body=obj, missing_is_none=True)
+
+    async def patch(self, obj: Object, patch: Object, deadline: Deadline) -> Object | None:
+        """Merge into an object, if it is still as it was read; None where it is gone.
+
+        Raises:
+            KubernetesConflict: it has changed since.
+            KubernetesError: the API refused or could not be reached.
+        """
+        return await self._patch(obj, patch, deadline)
 
     async def delete(self, kind: str, namespace: str, name: str, deadline: Deadline) -> None:
         """Ask for an object's deletion; one that is gone already is no error.
@@ -205,41 +247,53 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         missing_is_none: bool = False,
+        accept: str = "application/json",
     ) -> Object | None:
         refreshed = False
-        for attempt in range(1, _ATTEMPTS + 1):
+        attempt = 1
+        while True:
             wait = random.uniform(0.1, 0.4) * 2**attempt  # noqa: S311 -- jitter, not a secret
+            client = self._client
             try:
                 async with self._calls:
-                    return await self._request(method, path, deadline, query, body)
+                    return await self._request(client, method, path, deadline, query=query, body=body, accept=accept)
             except ApiException as error:
                 if error.status == HTTPStatus.NOT_FOUND and missing_is_none:
                     return None
                 if error.status == HTTPStatus.UNAUTHORIZED and not refreshed:
                     refreshed = True
-                    await self._refresh()
+                    await self._refresh(client)
                     continue
                 failure = _translated(error, method, path)
                 wait = _retry_after(error, wait)
+                worth_it = _is_overload(error)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 failure = KubernetesUnavailable(
-                    f"the Kubernetes API at {self._client.configuration.host} did not answer: {_reason(error)}"
+                    f"the Kubernetes API at {client.configuration.host} did not answer: {_reason(error)}"
                 )
+                worth_it = True
             # A PATCH with a resourceVersion, a GET, a DELETE and a POST of a named Event may all be sent again: where
             # the first one did arrive after all, the second one is told so (409, 404).
-            worth_it = isinstance(failure, KubernetesUnavailable) and attempt < _ATTEMPTS
-            if not worth_it or wait > min(_MAX_WAIT_SECONDS, deadline.remaining):
+            if not worth_it or attempt == _ATTEMPTS or wait > min(_MAX_WAIT_SECONDS, deadline.remaining):
                 raise failure from None
+            attempt += 1
             await asyncio.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
 
     async def _request(
-        self, method: str, path: str, deadline: Deadline, query: Mapping[str, str] | None, body: Object | None
+        self,
+        client: ApiClient,
+        method: str,
+        path: str,
+        deadline: Deadline,
+        *,
+        query: Mapping[str, str] | None,
+        body: Object | None,
+        accept: str,
     ) -> Object:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": accept}
         if method == "PATCH":
             headers["Content-Type"] = _MERGE_PATCH
-        result: Object = await self._client.call_api(
+        result: Object = await client.call_api(
             path,
             method,
             query_params=list((query or {}).items()),
@@ -252,9 +306,15 @@ class Cluster:
         )
         return result
 
-    async def _refresh(self) -> None:
-        old, self._client = self._client, await _new_client(self._settings)
-        await old.close()
+    async def _refresh(self, refused: ApiClient) -> None:
+        """Read the identity again: once, however many calls were refused with the same one."""
+        async with self._refreshing:
+            if self._client is not refused:
+                return
+            fresh = await _new_client(self._settings)
+            if self._retired is not None:
+                await self._retired.close()
+            self._retired, self._client = refused, fresh  # other calls may still be under way with the old one
 
 
 class Clusters:
@@ -284,6 +344,19 @@ class Clusters:
         if self._cluster is not None:
             await self._cluster.close()
             self._cluster = None
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
+    """Await calls side by side, and return their results in order.
+
+    Where one fails, the others are cancelled and its own error is raised, not a group of one.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def key_of(obj: Mapping[str, Any]) -> Key:
@@ -319,8 +392,11 @@ async def _new_client(settings: Settings) -> ApiClient:
 
 def _path(kind: str, namespace: str, name: str) -> str:
     prefix, plural = PLURALS[kind]
-    scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-    return f"{prefix}{scope}/{plural}/{quote(name, safe='')}"
+    return f"{prefix}{_scope(namespace)}/{plural}/{quote(name, safe='')}"
+
+
+def _scope(namespace: str) -> str:
+    return f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
 
 
 def _translated(error: ApiException, method: str, path: str) -> KubernetesError:
@@ -330,11 +406,16 @@ def _translated(error: ApiException, method: str, path: str) -> KubernetesError:
         return KubernetesConflict(what)
     if error.status == HTTPStatus.GONE:
         return _Gone(what)
-    if error.status == HTTPStatus.TOO_MANY_REQUESTS or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if _is_overload(error):
         return KubernetesUnavailable(what)
     if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return KubernetesUnavailable(f"{what} (check the identity in the kubeconfig and its RBAC)")
     return KubernetesError(what)
+
+
+def _is_overload(error: ApiException) -> bool:
+    """Whether the API server asks for patience, so that the very same call is worth sending again soon."""
+    return bool(error.status == HTTPStatus.TOO_MANY_REQUESTS or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _words(error: ApiException) -> str:

@@ -66,7 +66,8 @@ class Verdict(_Message):
         status: of the condition; None where only a finalizer is concerned.
         decided_at: when it was found; an older verdict never overwrites a newer one.
         first_seen: it is set only where the object has no such condition yet, and records no Event.
-        add_finalizer, remove_finalizer: a finalizer to add or remove besides; empty for none.
+        fields: of the status, besides the condition: `versionID` and the like.
+        add_finalizers, remove_finalizers: to be added or removed besides.
     """
 
     reference: Reference
@@ -76,5 +77,6 @@ class Verdict(_Message):
     message: str = ""
     decided_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     first_seen: bool = False
-    add_finalizer: str = ""
-    remove_finalizer: str = ""
+    fields: dict[str, str | int] = Field(default_factory=dict)
+    add_finalizers: tuple[str, ...] = ()
+    remove_finalizers: tuple[str, ...] = ()

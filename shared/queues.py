@@ -37,7 +37,7 @@ class Outgoing:
     """A message on its way.
 
     Attributes:
-        queue: `canary`, `cleanup` or `status`.
+        queue: `canary`, `cleanup`, `status`, `works` or `documents`.
         message: to be encoded as the body.
         origin: ids of the received messages that it came from.
         delay: seconds before it can be received.
@@ -58,6 +58,8 @@ class Queues:
             "canary": settings.canary_queue_url,
             "cleanup": settings.cleanup_queue_url,
             "status": settings.status_queue_url,
+            "works": settings.works_queue_url,
+            "documents": settings.documents_queue_url,
         }
         self._client: SQSClient | None = None
         self._calls = asyncio.Semaphore(_CALLS)

@@ -32,6 +32,8 @@ class Settings(BaseModel):
     canary_queue_url: str = ""
     cleanup_queue_url: str = ""
     status_queue_url: str = ""
+    works_queue_url: str = ""
+    documents_queue_url: str = ""
     sqs_endpoint_url: str | None = Field(None, description="an SQS other than AWS's: the local runtime's, or a test's")
 
     # Which Kubernetes API a message's cluster name means.
@@ -58,9 +60,10 @@ class Settings(BaseModel):
     bucket_concurrency: int = Field(32, ge=1, description="calls at once to one bucket")
 
     # Limits.
-    max_file_bytes: int = Field(16 * 1024 * 1024, ge=1)
+    max_file_bytes: int = Field(16 * 1024 * 1024, ge=1, description="of one document, inflated")
+    max_placement_bytes: int = Field(64 * 1024 * 1024, ge=1, description="of one WorkPlacement's documents, inflated")
+    max_placement_files: int = Field(10_000, ge=1, description="documents of one WorkPlacement")
     max_pack_bytes: int = Field(512 * 1024 * 1024, ge=1, description="largest pack that is fetched from a repository")
-    max_events_per_message: int = Field(1000, ge=1)
 
     # Network safety. Loopback, link-local, private-metadata and unspecified addresses are refused unless listed here.
     allowed_networks: Networks = Field((), description="CIDRs that endpoints may resolve to although they are refused")

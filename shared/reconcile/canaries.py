@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 
 from shared import conditions
 from shared.deadline import Deadline
-from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreError
-from shared.kube import Cluster, Key
+from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreError, StoreUnavailable
+from shared.kube import Cluster, Key, Object
 from shared.messages import Reference, Verdict
-from shared.plan import Outcome, Written
+from shared.observability import logger
+from shared.plan import Edit, Outcome, Written
 from shared.queues import Outgoing
 from shared.reconcile.batch import Task, retry, tasks_by_cluster
 from shared.reconcile.connections import Connections
@@ -198,29 +199,46 @@ class _Batch:
 
         A write that lands after the files were deleted would leave them there for ever (failures 19). So whoever has
         written looks again: where the Destination is being deleted by now, its clean-up is done once more; where it is
-        gone, what was just written goes too. What was created again under its name keeps it: the files are the same.
+        gone, what was just written goes too. Whoever has the path by now keeps it, under whichever name.
 
         Returns:
             The clean-ups to send.
         """
-        changed = {
+        written = {
             key: write
             for key, write in self.writes.items()
-            if write.destination.spec.cleanup == "all"
-            and isinstance(outcome := outcomes[write.edit.id], Written)
-            and outcome.changed
+            if write.destination.spec.cleanup == "all" and _may_have_written(outcomes[write.edit.id])
         }
-        if not changed:
+        if not written:
             return []
-        now = await cluster.read_many("Destination", list(changed), deadline)
-        gone = {
-            write.edit.id: (write.store, replace(write.edit, files={}, remove=frozenset(write.edit.files)))
-            for key, write in changed.items()
-            if key not in now
-        }
-        await write_all(gone, cluster, connections, deadline)
+        try:
+            now = await cluster.read_many("Destination", list(written), deadline)
+            gone = [write for key, write in written.items() if _uid(now.get(key)) != write.destination.metadata.uid]
+            if gone:
+                view = await View.of_all(self.view.cluster, cluster, deadline)
+                undone = [write for write in gone if view.owner(write.store, write.edit.root) is None]
+                edits = {write.edit.id: (write.store, _undoing(write.edit)) for write in undone}
+                await write_all(edits, cluster, connections, deadline)
+        except LandfallError as error:
+            # The verdicts must not wait for this; a clean-up looks by itself whether there is anything to clean up.
+            logger.warning("whether Destinations were deleted during their write is left to their clean-up: %s", error)
+            now = {key: self.view.destinations[key] for key in written}
+            return [Outgoing("cleanup", self.view.reference(obj), self.origins[key]) for key, obj in now.items()]
         return [
             Outgoing("cleanup", self.view.reference(obj), self.origins[key])
             for key, obj in now.items()
             if obj["metadata"].get("deletionTimestamp")
         ]
+
+
+def _may_have_written(outcome: Outcome) -> bool:
+    """Whether a write has changed files, or may have before it failed."""
+    return outcome.changed if isinstance(outcome, Written) else isinstance(outcome, StoreUnavailable | OutOfTime)
+
+
+def _undoing(edit: Edit) -> Edit:
+    return replace(edit, files={}, remove=frozenset(edit.files))
+
+
+def _uid(obj: Object | None) -> str:
+    return "" if obj is None else str(obj["metadata"].get("uid", ""))

@@ -1,6 +1,5 @@
 """cleanup: delete what a Destination that is being deleted has in its State Store, then let it go (spec section 5)."""
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
@@ -8,7 +7,7 @@ from shared import conditions
 from shared.deadline import Deadline
 from shared.documents import cleanup_edit
 from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreNotReady
-from shared.kube import Cluster, key_of
+from shared.kube import Cluster, key_of, together
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome
 from shared.queues import Outgoing
@@ -73,7 +72,7 @@ def _after(
     reference: Reference, destination: Destination, outcome: Outcome, origin: frozenset[str], settings: Settings
 ) -> Iterator[Outgoing]:
     """Yield the release of a Destination whose files are gone, or what follows where they are not."""
-    release = Verdict(reference=reference, remove_finalizer=CLEANUP_FINALIZER)
+    release = Verdict(reference=reference, remove_finalizers=(CLEANUP_FINALIZER,))
     if not isinstance(outcome, LandfallError):
         yield Outgoing("status", release, origin)
         return
@@ -84,8 +83,9 @@ def _after(
         # Better some files that nobody reads than an object that nobody can delete.
         ref = destination.spec.state_store_ref
         what = f"everything below path {destination.spec.path or destination.name!r} of {ref.kind}/{ref.name}"
-        yield Outgoing("status", conditions.cleanup_skipped(reference, what, str(outcome)), origin)
-        yield Outgoing("status", release, origin)
+        skipped = conditions.cleanup_skipped(reference, what, str(outcome))
+        # One message: an Event that came after the release would find no object to be about.
+        yield Outgoing("status", skipped.model_copy(update={"remove_finalizers": (CLEANUP_FINALIZER,)}), origin)
         return
     if not isinstance(outcome, _StillHasWorkPlacements):
         failed = conditions.destination_failed(reference, destination.spec.state_store_ref, outcome)
@@ -125,9 +125,8 @@ async def _delete_workplacements(
         if name:
             by_destination.setdefault(name, []).append(key_of(obj))
     theirs = {edit_id: by_destination.get(destination.name, []) for edit_id, (_, destination) in leaving.items()}
-    async with asyncio.TaskGroup() as group:
-        for namespace, name in {key for keys in theirs.values() for key in keys}:
-            group.create_task(cluster.delete("WorkPlacement", namespace, name, deadline))
+    placements = {key for keys in theirs.values() for key in keys}
+    await together(cluster.delete("WorkPlacement", namespace, name, deadline) for namespace, name in placements)
     return {
         edit_id: _StillHasWorkPlacements(f"{len(keys)} WorkPlacements of it are still being deleted")
         for edit_id, keys in theirs.items()

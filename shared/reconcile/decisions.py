@@ -68,15 +68,15 @@ def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | N
         return Decision(reference, cleanup=has_finalizer)
     if destination.spec.cleanup == "all" and not has_finalizer:
         # Nothing is written before the finalizer is there; setting it comes back as the next change.
-        return Decision(reference, Verdict(reference=reference, add_finalizer=CLEANUP_FINALIZER))
+        return Decision(reference, Verdict(reference=reference, add_finalizers=(CLEANUP_FINALIZER,)))
     if destination.spec.cleanup == "none" and has_finalizer:
-        return Decision(reference, Verdict(reference=reference, remove_finalizer=CLEANUP_FINALIZER))
+        return Decision(reference, Verdict(reference=reference, remove_finalizers=(CLEANUP_FINALIZER,)))
     return _decide_write(reference, destination, view, checked or {})
 
 
 def says_nothing_new(verdict: Verdict, obj: Object) -> bool:
     """Whether an object already carries all of a verdict."""
-    if verdict.add_finalizer or verdict.remove_finalizer:
+    if verdict.add_finalizers or verdict.remove_finalizers:
         return False
     return conditions.merged(verdict, obj) is None
 

@@ -82,8 +82,7 @@ async def _report(cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], de
     for skipped in current:
         if skipped.reason == conditions.CLEANUP_SKIPPED:
             await _record(cluster, obj, skipped, deadline)
-    verdict = conditions.latest(current)
-    if verdict is not None:
+    for verdict in conditions.latest(current):
         changed = await _set_condition(cluster, obj, verdict, deadline)
         if changed is None:
             return
@@ -126,9 +125,8 @@ def _finalizers(obj: Object, verdicts: Sequence[Verdict]) -> list[str]:
     metadata = obj["metadata"]
     finalizers = list(metadata.get("finalizers") or [])
     for verdict in sorted(verdicts, key=lambda v: v.decided_at):
-        add, remove = verdict.add_finalizer, verdict.remove_finalizer
-        if add and add not in finalizers and not metadata.get("deletionTimestamp"):
-            finalizers.append(add)
-        if remove and remove in finalizers:
-            finalizers.remove(remove)
+        for added in verdict.add_finalizers:
+            if added not in finalizers and not metadata.get("deletionTimestamp"):
+                finalizers.append(added)
+        finalizers = [finalizer for finalizer in finalizers if finalizer not in verdict.remove_finalizers]
     return finalizers

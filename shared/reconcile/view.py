@@ -1,6 +1,5 @@
 """What the cluster says now about the Destinations of a batch: read again, never taken from a message."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +8,7 @@ from typing import Any, Self
 from shared import paths
 from shared.deadline import Deadline
 from shared.errors import InvalidObject, StateStoreNotReady
-from shared.kube import Cluster, Key, Object, key_of
+from shared.kube import Cluster, Key, Object, key_of, together
 from shared.messages import Reference
 from shared.resources import STORE_KINDS, Destination, Secret, SecretRef, StateStore, parse_state_store
 
@@ -37,9 +36,8 @@ class View:
         Raises:
             KubernetesError: a list could not be had.
         """
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(cluster.list_all(kind, deadline)) for kind in ("Destination", *STORE_KINDS)]
-        destinations, *stores = (task.result() for task in tasks)
+        kinds = ("Destination", *STORE_KINDS)
+        destinations, *stores = await together(cluster.list_all(kind, deadline) for kind in kinds)
         return cls(
             name,
             {key_of(obj): obj for obj in destinations},
@@ -59,9 +57,8 @@ class View:
             ref = (obj.get("spec") or {}).get("stateStoreRef") or {}
             if ref.get("kind") in wanted and ref.get("name"):
                 wanted[ref["kind"]] |= {(namespace, ref["name"]) for namespace in ("", key_of(obj)[0])}
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(cluster.read_many(kind, wanted[kind], deadline)) for kind in STORE_KINDS]
-        found = zip(STORE_KINDS, (task.result() for task in tasks), strict=True)
+        stores = await together(cluster.read_many(kind, wanted[kind], deadline) for kind in STORE_KINDS)
+        found = zip(STORE_KINDS, stores, strict=True)
         return cls(name, destinations, {(kind, *key): obj for kind, by_key in found for key, obj in by_key.items()})
 
     def store(self, destination: Destination) -> StateStore | None:

@@ -1,7 +1,7 @@
 """What every writer of a State Store can do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -28,12 +28,21 @@ class Writer(ABC):
         """
 
     @abstractmethod
+    async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:
+        """Return the contents of those files that are there, by path.
+
+        Raises:
+            StateStoreError: the store could not be read, or a file is over the settings' limit.
+            OutOfTime: the deadline passed before.
+        """
+
     async def read(self, path: str, deadline: Deadline) -> bytes | None:
         """Return a file's content, or None where there is no such file.
 
         Raises:
-            StateStoreError: the store could not be read.
+            StateStoreError, OutOfTime: as `read_many`.
         """
+        return (await self.read_many([path], deadline)).get(path)
 
     @abstractmethod
     async def check(self, root: str, deadline: Deadline) -> None:

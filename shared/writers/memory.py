@@ -1,7 +1,7 @@
 """A writer that keeps its files in a dictionary: for tests of what stands on writers, without a mock."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from shared.deadline import Deadline
 from shared.plan import Edit, Listing, Outcome, Written, compute
@@ -35,17 +35,18 @@ class MemoryWriter(Writer):
             del self.files[path]
         self.files.update(plan.puts)
         self.writes += bool(plan.puts or plan.deletes)
+        version = digest(repr(sorted(self.files.items())).encode())
         done = {
-            edit.id: Written(version=str(self.writes), changed=bool(plan.touched[edit.id]))
+            edit.id: Written(version=version, changed=bool(plan.touched[edit.id]))
             for edit in edits
             if edit.id not in plan.refused
         }
         return {**plan.refused, **done}
 
-    async def read(self, path: str, deadline: Deadline) -> bytes | None:
-        """Return a file's content, or None where there is no such file."""
+    async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:
+        """Return the contents of those files that are there, by path."""
         self._answer(deadline)
-        return self.files.get(path)
+        return {path: self.files[path] for path in wanted if path in self.files}
 
     async def check(self, root: str, deadline: Deadline) -> None:
         """Prove that writing is permitted."""

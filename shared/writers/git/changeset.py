@@ -1,14 +1,14 @@
 """A batch of edits carried out on a branch: plan, push, settle what is unknown, try again when others were first."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from dulwich.objects import ObjectID, ShaFile
 
 from shared.errors import AccessDenied, StoreUnavailable, WriteRejected
-from shared.plan import Edit, Found, Outcome, Plan, Written, compute
+from shared.plan import Edit, Existing, Outcome, Plan, Written, compute
 from shared.resources import GitAuthor
 from shared.writers.git import answers, commit
 from shared.writers.git.endpoint import Endpoint
@@ -72,20 +72,26 @@ class Changeset:
                         " written; it is tried again later"
                     ) from None
 
-    def find(self, path: str) -> Found | None:
-        """Return what lies at a path of the branch as it is now."""
+    def find_files(self, wanted: Collection[str]) -> dict[str, ObjectID]:
+        """Return the ids of those files of the branch, as it is now, that are there, by path."""
 
-        def find() -> Found | None:
+        def find(existing: Existing) -> dict[str, ObjectID]:
+            found = {path: existing.look(path) for path in wanted}
+            return {
+                path: ObjectID(f.digest.encode()) for path, f in found.items() if f is not None and f.type == "file"
+            }
+
+        def fresh() -> dict[str, ObjectID]:
             try:
-                return self._fresh().trees().look(path)
+                return find(self._fresh().trees())
             except MissingObject:
-                return self._fetch().trees().look(path)
+                return find(self._fetch().trees())
 
-        return self._retried(find)
+        return self._retried(fresh)
 
-    def blob(self, sha: ObjectID) -> bytes:
-        """Return a file's content by its id."""
-        return self._retried(lambda: self._open().blob(sha))
+    def blobs(self, shas: Collection[ObjectID]) -> dict[ObjectID, bytes]:
+        """Return files' contents by their ids."""
+        return self._retried(lambda: self._open().contents(shas)) if shas else {}
 
     def check(self) -> None:
         """Authenticate for a push, and see the branch or its absence."""

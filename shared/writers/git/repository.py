@@ -4,7 +4,7 @@ import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
@@ -66,7 +66,7 @@ class Snapshot:
     parent: ObjectID | None
     root: ObjectID | None
     raw: dict[bytes, bytes] = field(repr=False)
-    blobs: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+    blobs: dict[ObjectID, bytes] = field(default_factory=dict, repr=False)
 
     def trees(self) -> Trees:
         """Return the trees as an `Existing`."""
@@ -120,11 +120,11 @@ class Repository:
         with self._translated():
             self._client = endpoint.client(session)
 
-    def fetch(self, blob: ObjectID | None = None) -> Snapshot:
+    def fetch(self, blobs: AbstractSet[ObjectID] = frozenset()) -> Snapshot:
         """Return the branch with all its trees and no files' contents, as far as the server can leave those out.
 
         Args:
-            blob: a file's id whose content is wanted too; the server then is asked to leave nothing out.
+            blobs: ids of files whose contents are wanted too; the server then is asked to leave nothing out.
         """
         pack = io.BytesIO()
         wanted: list[ObjectID] = []
@@ -136,44 +136,47 @@ class Repository:
             return wanted
 
         with self._translated():
-            result = self._fetch_pack(wants, pack, depth=1, filter_spec=None if blob else b"blob:none")
+            result = self._fetch_pack(wants, pack, depth=1, filter_spec=None if blobs else b"blob:none")
             if result.object_format not in {None, SHA1.name}:
                 raise self._sha256()
             tip = result.refs.get(self._ref)
             if not wanted:
                 return Snapshot(tip=None, parent=None, root=None, raw={})
             raw: dict[bytes, bytes] = {}
-            blobs: dict[bytes, bytes] = {}
+            contents: dict[ObjectID, bytes] = {}
             root = None
             for unpacked in _objects(pack):
                 if unpacked.obj_type_num == Tree.type_num:
                     raw[_id(unpacked)] = b"".join(unpacked.obj_chunks or ())
                 elif unpacked.obj_type_num == Commit.type_num and _id(unpacked) == wanted[0]:
                     root = _tree_of(b"".join(unpacked.obj_chunks or ()))
-                elif blob is not None and unpacked.obj_type_num == Blob.type_num and _id(unpacked) == blob:
-                    blobs[blob] = b"".join(unpacked.obj_chunks or ())
+                elif blobs and unpacked.obj_type_num == Blob.type_num and (sha := _id(unpacked)) in blobs:
+                    contents[sha] = b"".join(unpacked.obj_chunks or ())
         if root is None:
             raise StoreUnavailable(f"{self._endpoint.remote} sent a pack without the branch's commit")
-        return Snapshot(tip, wanted[0], root, raw, blobs)
+        return Snapshot(tip, wanted[0], root, raw, contents)
 
-    def blob(self, sha: ObjectID) -> bytes:
-        """Return a file's content by its id.
+    def contents(self, shas: Collection[ObjectID]) -> dict[ObjectID, bytes]:
+        """Return files' contents by their ids.
 
         Servers that give out only what a branch points at make this a fetch of the whole tree with all contents.
         """
         pack = io.BytesIO()
+        found: dict[ObjectID, bytes] = {}
         try:
             with self._translated():
-                self._fetch_pack(lambda _: [sha], pack)
+                self._fetch_pack(lambda _: list(shas), pack)
                 for unpacked in _objects(pack):
-                    if _id(unpacked) == sha:
-                        return b"".join(unpacked.obj_chunks or ())
+                    if (sha := _id(unpacked)) in shas:
+                        found[sha] = b"".join(unpacked.obj_chunks or ())
         except StoreUnavailable:
             self._session.check()
-        try:
-            return self.fetch(blob=sha).blobs[sha]
-        except KeyError:
-            raise StoreUnavailable(f"{self._endpoint.remote} does not give out a file of the branch") from None
+        missing = set(shas) - set(found)
+        if missing:
+            found |= self.fetch(blobs=missing).blobs
+        if not found.keys() >= set(shas):
+            raise StoreUnavailable(f"{self._endpoint.remote} does not give out a file of the branch")
+        return found
 
     def advertised(self) -> ObjectID | None:
         """Return the branch's commit as the server tells those who may push; None where there is no such branch."""

@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Self, TypeVar
 
-from dulwich.objects import ObjectID
 from dulwich.refs import Ref, check_ref_format
 
 from shared.deadline import Deadline
@@ -68,24 +67,23 @@ class GitWriter(Writer):
             return {}
         return await self._run(lambda changeset: changeset.write(edits), deadline)
 
-    async def read(self, path: str, deadline: Deadline) -> bytes | None:
-        """Return a file's content, or None where there is no such file.
+    async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:
+        """Return the contents of those files of the branch that are there, by path; they come in one pack.
 
         Raises:
-            StateStoreError: the repository could not be read, or the file is over the settings' limit.
+            StateStoreError: the repository could not be read, or a file is over the settings' limit.
             OutOfTime: the deadline has passed.
         """
 
-        def read(changeset: Changeset) -> bytes | None:
-            found = changeset.find(path)
-            if found is None or found.type != "file":
-                return None
-            content = changeset.blob(ObjectID(found.digest.encode()))
-            if len(content) > self._settings.max_file_bytes:
-                raise TooLarge(f"{path!r} is over LANDFALL_MAX_FILE_BYTES ({self._settings.max_file_bytes} bytes)")
-            return content
+        def read(changeset: Changeset) -> dict[str, bytes]:
+            found = changeset.find_files(wanted)
+            contents = changeset.blobs(set(found.values()))
+            for path, sha in found.items():
+                if len(contents[sha]) > self._settings.max_file_bytes:
+                    raise TooLarge(f"{path!r} is over LANDFALL_MAX_FILE_BYTES ({self._settings.max_file_bytes} bytes)")
+            return {path: contents[sha] for path, sha in found.items()}
 
-        return await self._run(read, deadline)
+        return await self._run(read, deadline) if wanted else {}
 
     async def check(self, root: str, deadline: Deadline) -> None:
         """Prove that pushing is permitted, and leave nothing behind: the server's answer to git-receive-pack.

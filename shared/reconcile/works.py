@@ -1,0 +1,271 @@
+"""on-work-change: bring Works to Destinations as WorkPlacements, and say how far that came (spec section 7)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared import conditions
+from shared.deadline import Deadline
+from shared.errors import InvalidObject, KubernetesConflict, KubernetesUnavailable, LandfallError
+from shared.kube import Cluster, Key, Object, key_of, together
+from shared.messages import Reference, Verdict
+from shared.observability import logger
+from shared.queues import Outgoing
+from shared.reconcile.batch import Task, tasks_by_cluster
+from shared.reconcile.connections import Connections
+from shared.resources import API_VERSION, Destination
+from shared.schedule import Placed, Placement, schedule
+from shared.works import (
+    DESTINATION_LABEL,
+    GROUP_LABEL,
+    MISPLACED_LABEL,
+    PIPELINE_LABEL,
+    REPO_FINALIZER,
+    STATE_FILE_FINALIZER,
+    WORK_FINALIZER,
+    WORK_LABEL,
+    Work,
+)
+
+
+async def place_works(
+    messages: Mapping[str, Reference], connections: Connections, deadline: Deadline
+) -> dict[str, Exception]:
+    """Schedule the Works of a batch.
+
+    Args:
+        messages: by message id, a Work; a WorkPlacement, whose Work is meant; or a Destination, which means all Works.
+        connections: of this container.
+        deadline: of this invocation.
+
+    Returns:
+        By message id: why it has to be delivered again.
+    """
+    failures: dict[str, Exception] = {}
+    outgoing: list[Outgoing] = []
+    for name, tasks in tasks_by_cluster(messages).items():
+        try:
+            cluster = await connections.clusters.get(name)
+            batch = await _read(name, tasks, cluster, deadline)
+        except LandfallError as error:
+            failures.update({message_id: error for task in tasks.values() for message_id in task.origin})
+            continue
+        results = await together(batch.place(key, cluster, deadline) for key in batch.works)
+        for key, result in zip(batch.works, results, strict=True):
+            if isinstance(result, LandfallError):
+                failures.update(dict.fromkeys(batch.origins[key], result))
+            else:
+                outgoing += [Outgoing("status", verdict, batch.origins[key]) for verdict in result]
+    return {**failures, **await connections.queues.send(outgoing, deadline)}
+
+
+async def _read(name: str, tasks: Mapping[tuple[str, Key], Task], cluster: Cluster, deadline: Deadline) -> "_Batch":
+    batch = _Batch(name)
+    of_placements = [task for (kind, _), task in tasks.items() if kind == "WorkPlacement"]
+    origins = {task.key: task.origin for (kind, _), task in tasks.items() if kind == "Work"}
+    for_all = frozenset(i for (kind, _), task in tasks.items() if kind == "Destination" for i in task.origin)
+    if for_all:
+        works = {key_of(obj): obj for obj in await cluster.list_all("Work", deadline)}
+        placed = await cluster.list_all("WorkPlacement", deadline, metadata_only=True) if works else []
+        origins |= {key: origins.get(key, frozenset()) | for_all for key in works}
+    else:
+        placed = await cluster.list_all("WorkPlacement", deadline, metadata_only=True)
+        works = {}
+    by_key = {key_of(obj): obj for obj in placed}
+    for task in of_placements:
+        work = _work_of(by_key.get(task.key))
+        if work is not None:
+            origins[work] = origins.get(work, frozenset()) | task.origin
+    if not for_all:
+        works = await cluster.read_many("Work", list(origins), deadline)
+    batch.works = works
+    batch.origins = {key: origins.get(key, frozenset()) for key in works}
+    batch.touched = {task.key for (kind, _), task in tasks.items() if kind == "Work"}
+    for obj in placed:
+        work = _work_of(obj)
+        if work is not None:
+            batch.placed.setdefault(work, []).append(obj)
+    if works:
+        for obj in await cluster.list_all("Destination", deadline):
+            try:
+                batch.destinations.append(Destination.parse(obj))
+            except InvalidObject:
+                continue  # it takes nothing until it can be read; on-destination-change says what is wrong with it
+    return batch
+
+
+def _work_of(placement: Object | None) -> Key | None:
+    if placement is None:
+        return None
+    name = (placement["metadata"].get("labels") or {}).get(WORK_LABEL)
+    return (key_of(placement)[0], name) if name else None
+
+
+@dataclass
+class _Batch:
+    """One cluster's share of a batch.
+
+    Attributes:
+        works: to be scheduled.
+        origins: by Work, the messages that it comes from.
+        touched: Works that changed themselves, so that the documents of their placements may be old.
+        placed: by Work, the metadata of its WorkPlacements.
+        destinations: all that can be read.
+    """
+
+    cluster: str
+    works: dict[Key, Object] = field(default_factory=dict)
+    origins: dict[Key, frozenset[str]] = field(default_factory=dict)
+    touched: set[Key] = field(default_factory=set)
+    placed: dict[Key, list[Object]] = field(default_factory=dict)
+    destinations: list[Destination] = field(default_factory=list)
+
+    async def place(self, key: Key, cluster: Cluster, deadline: Deadline) -> list[Verdict] | LandfallError:
+        """Bring one Work to its Destinations, and return what to report; or why it has to be done again."""
+        obj = self.works[key]
+        try:
+            return await self._place(key, obj, cluster, deadline)
+        except (KubernetesConflict, KubernetesUnavailable) as error:
+            return error
+        except LandfallError as error:
+            logger.warning("Work %s/%s cannot be scheduled: %s", *key, error)
+            return [self._failed(obj, error)]
+
+    async def _place(self, key: Key, obj: Object, cluster: Cluster, deadline: Deadline) -> list[Verdict]:
+        reference = self._reference(obj, "Work")
+        placed = self.placed.get(key, [])
+        metadata = obj["metadata"]
+        has_finalizer = WORK_FINALIZER in (metadata.get("finalizers") or ())
+        if metadata.get("deletionTimestamp"):
+            await together(cluster.delete("WorkPlacement", *key_of(found), deadline) for found in placed)
+            return [Verdict(reference=reference, remove_finalizers=(WORK_FINALIZER,))] if has_finalizer else []
+        if not has_finalizer:  # nothing is placed before it is there; setting it comes back as the next change
+            return [Verdict(reference=reference, add_finalizers=(WORK_FINALIZER,))]
+        work = Work.parse(obj)
+        plan = schedule(work, [_placed(found) for found in placed], self.destinations)
+        existing = {found["metadata"]["name"]: found for found in placed}
+        applied = await together(
+            self._apply(work, placement, cluster, deadline, known=existing.get(placement.name))
+            for placement in plan.placements
+        )
+        await together(cluster.delete("WorkPlacement", key[0], name, deadline) for name in plan.dangling)
+        verdicts = [
+            verdict
+            for placement, now in zip(plan.placements, applied, strict=True)
+            if now is not None
+            for verdict in self._of_placement(placement, now)
+        ]
+        failing = [now["metadata"]["name"] for now in applied if now is not None and _write_failed(now)]
+        verdict = conditions.work_scheduled(
+            reference,
+            len(work.spec.workload_groups),
+            unscheduled=plan.unscheduled,
+            misplaced=plan.misplaced,
+            failing=failing,
+        )
+        if conditions.merged(verdict, obj) is not None:
+            verdicts.append(verdict)
+        return verdicts
+
+    def _of_placement(self, placement: Placement, now: Object) -> Iterator[Verdict]:
+        verdict = conditions.placement_scheduled(self._reference(now, "WorkPlacement"), misplaced=placement.misplaced)
+        if conditions.merged(verdict, now) is not None:
+            yield verdict
+
+    async def _apply(
+        self,
+        work: Work,
+        placement: Placement,
+        cluster: Cluster,
+        deadline: Deadline,
+        *,
+        known: Object | None,
+    ) -> Object | None:
+        """Create a WorkPlacement or bring it up to date; return it as it is now."""
+        wanted = self._wanted(work, placement)
+        if known is None:
+            try:
+                return await cluster.create(wanted, deadline)
+            except KubernetesConflict:
+                pass  # made by another run just now: it is there, so it is brought up to date
+        now = await cluster.get("WorkPlacement", work.metadata.namespace, placement.name, deadline)
+        if now is None or now["metadata"].get("deletionTimestamp"):
+            return None
+        labels = now["metadata"].get("labels") or {}
+        want_labels = wanted["metadata"]["labels"]
+        patch: dict[str, Any] = {}
+        if any(labels.get(label) != value for label, value in want_labels.items()) or (
+            MISPLACED_LABEL in labels and MISPLACED_LABEL not in want_labels
+        ):
+            patch["metadata"] = {"labels": {MISPLACED_LABEL: None, **want_labels}}
+        spec = now.get("spec") or {}
+        if any(spec.get(name) != value for name, value in wanted["spec"].items()):
+            patch["spec"] = wanted["spec"]
+        return await cluster.patch({**now, "kind": "WorkPlacement"}, patch, deadline) if patch else now
+
+    def _wanted(self, work: Work, placement: Placement) -> Object:
+        metadata = work.metadata
+        mode = next((d.spec.filepath.mode for d in self.destinations if d.name == placement.destination), "")
+        labels = {
+            WORK_LABEL: work.name,
+            GROUP_LABEL: placement.group.id,
+            DESTINATION_LABEL: placement.destination,
+            PIPELINE_LABEL: metadata.labels.get(PIPELINE_LABEL, ""),
+            **({MISPLACED_LABEL: "true"} if placement.misplaced else {}),
+        }
+        spec: dict[str, Any] = {
+            "targetDestinationName": placement.destination,
+            "promiseName": work.spec.promise_name,
+            "id": placement.group.id,
+            "generation": metadata.generation,
+            "workloads": [dict(workload) for workload in placement.group.workloads],
+        }
+        if work.spec.resource_name:
+            spec["resourceName"] = work.spec.resource_name
+        return {
+            "apiVersion": API_VERSION,
+            "kind": "WorkPlacement",
+            "metadata": {
+                "name": placement.name,
+                "namespace": metadata.namespace,
+                "labels": labels,
+                "finalizers": [REPO_FINALIZER, *([STATE_FILE_FINALIZER] if mode == "none" else [])],
+                "ownerReferences": [
+                    {
+                        "apiVersion": API_VERSION,
+                        "kind": "Work",
+                        "name": work.name,
+                        "uid": metadata.uid,
+                        "controller": True,
+                        "blockOwnerDeletion": True,
+                    }
+                ],
+            },
+            "spec": spec,
+        }
+
+    def _reference(self, obj: Object, kind: str) -> Reference:
+        metadata = obj["metadata"]
+        namespace, name = key_of(obj)
+        return Reference(
+            cluster=self.cluster,
+            kind=kind,
+            namespace=namespace,
+            name=name,
+            uid=metadata.get("uid") or "",
+            generation=metadata.get("generation") or 0,
+        )
+
+    def _failed(self, obj: Object, error: LandfallError) -> Verdict:
+        ids = [str(group.get("id")) for group in (obj.get("spec") or {}).get("workloadGroups") or ()]
+        return conditions.work_not_scheduled(self._reference(obj, "Work"), ids, str(error))
+
+
+def _placed(obj: Object) -> Placed:
+    labels = obj["metadata"].get("labels") or {}
+    return Placed(obj["metadata"]["name"], labels.get(GROUP_LABEL, ""), labels.get(DESTINATION_LABEL, ""))
+
+
+def _write_failed(placement: Object) -> bool:
+    found: Sequence[dict[str, Any]] = (placement.get("status") or {}).get("conditions") or ()
+    return (conditions.find(found, conditions.WRITE_SUCCEEDED) or {}).get("status") == "False"

@@ -1,0 +1,172 @@
+"""The writer of BucketStateStores: S3 and everything that speaks its protocol."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, Self
+
+from shared import paths
+from shared.deadline import Deadline
+from shared.errors import LandfallError, StateStoreNotReady
+from shared.plan import Edit, Listing, Outcome, Plan, Written, check, compute
+from shared.resources import BucketStateStore, Secret
+from shared.settings import Settings
+from shared.writers.base import Writer
+from shared.writers.network import check_address
+from shared.writers.s3_client import Bucket
+from shared.writers.s3_endpoint import Endpoint, check_bucket_name, read_endpoint
+from shared.writers.s3_http import Credentials
+from shared.writers.s3_survey import digest, survey
+
+PERMISSION_CHECK: Final = ".kratix-write-permission-check"
+
+
+class BucketWriter(Writer):
+    """Writes to one bucket.
+
+    A crash at any step is mended by the next run of the same edits: it looks at what is there, puts what differs, and
+    deletes last what must go (failures 13).
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        """Write to that bucket; `open` makes it from a BucketStateStore."""
+        self._bucket = bucket
+
+    @classmethod
+    def open(cls, store: BucketStateStore, secret: Secret | None, settings: Settings) -> Self:
+        """Return the writer of a store; nothing is sent yet.
+
+        Raises:
+            StateStoreNotReady: the store cannot be used as it is declared: a missing secret key, an endpoint that is
+                none or may not be used, an unknown authMethod.
+        """
+        endpoint = read_endpoint(store.spec)
+        check_bucket_name(store.spec.bucket_name)
+        if endpoint.literal is not None:  # no look-up will show it to the guard
+            check_address(endpoint.literal, endpoint.host, settings.allowed_networks)
+        ca = secret.get("ca.crt") if secret is not None else None
+        credentials = _credentials(store, secret, endpoint)
+        return cls(Bucket(store.spec.bucket_name, endpoint, credentials, settings, ca))
+
+    async def write(self, edits: Sequence[Edit], deadline: Deadline) -> dict[str, Outcome]:
+        """Carry out a batch of edits, and return what became of each by its id.
+
+        Raises:
+            StateStoreError: the bucket could not be looked at.
+            OutOfTime: the deadline passed before anything was written.
+        """
+        sound = [edit for edit in edits if _is_sound(edit)]
+        existing = await survey(self._bucket, sound, deadline) if sound else {}
+        plan = compute(edits, Listing(existing), digest)
+        errors = await self._carry_out(plan, deadline)
+        return {edit.id: _outcome(edit, plan, errors) for edit in edits}
+
+    async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:
+        """Return the contents of those objects that are there, by path.
+
+        Raises:
+            StateStoreError, OutOfTime: one could not be read.
+        """
+        found: dict[str, bytes] = {}
+
+        async def read(path: str) -> None:
+            content = await self._bucket.get(path, deadline)
+            if content is not None:
+                found[path] = content
+
+        errors = await self._bucket.each(wanted, read)
+        if errors:
+            raise errors[min(errors)]
+        return found
+
+    async def check(self, root: str, deadline: Deadline) -> None:
+        """Prove that writing below a directory is permitted: start and abort a multipart upload (spec section 4).
+
+        Raises:
+            StateStoreError, OutOfTime: it is not, or could not be proved.
+        """
+        await self._bucket.prove_writing(paths.join(root, PERMISSION_CHECK), deadline)
+
+    async def close(self) -> None:
+        """Close the client and its connections."""
+        await self._bucket.close()
+
+    async def _carry_out(self, plan: Plan, deadline: Deadline) -> dict[str, LandfallError]:
+        """Put and delete, and return the errors by path.
+
+        What stands in the way of a put goes first, because servers that keep objects as files need that. Everything
+        else goes last, and stays where a put of the same edits has failed.
+        """
+        in_the_way = _in_the_way(plan)
+        errors = await self._bucket.delete(in_the_way, deadline)
+
+        async def put(path: str) -> None:
+            await self._bucket.put(path, plan.puts[path], deadline)
+
+        errors |= await self._bucket.each(_unhindered(plan, errors), put)
+        last = plan.deletes - in_the_way
+        if errors and last:
+            done = (touched for touched in plan.touched.values() if touched.isdisjoint(errors))
+            last &= {path for touched in done for path in touched}
+        return errors | await self._bucket.delete(last, deadline)
+
+
+def _is_sound(edit: Edit) -> bool:
+    try:
+        check(edit)
+    except LandfallError:
+        return False
+    return True
+
+
+def _in_the_way(plan: Plan) -> set[str]:
+    """Return the deletes that a put needs: of a file where it needs a directory, and of a directory it replaces."""
+    if not plan.deletes or not plan.puts:
+        return set()
+    directories = {parent for path in plan.puts for parent in paths.parents(path)}
+    return {
+        path
+        for path in plan.deletes
+        if path in directories or any(parent in plan.puts for parent in paths.parents(path))
+    }
+
+
+def _unhindered(plan: Plan, errors: Mapping[str, LandfallError]) -> Iterable[str]:
+    """Return the puts of the edits that nothing has failed for yet."""
+    if not errors:
+        return plan.puts
+    going_on = (touched for touched in plan.touched.values() if touched.isdisjoint(errors))
+    return {path for touched in going_on for path in touched if path in plan.puts}
+
+
+def _outcome(edit: Edit, plan: Plan, errors: Mapping[str, LandfallError]) -> Outcome:
+    if (refusal := plan.refused.get(edit.id)) is not None:
+        return refusal
+    touched = plan.touched[edit.id]
+    failed = min((path for path in touched if path in errors), default=None)
+    return Written(_version(edit), changed=bool(touched)) if failed is None else errors[failed]
+
+
+def _version(edit: Edit) -> str:
+    """Return the digest that stands for an edit's files: the same files are the same version, in any bucket."""
+    whole = hashlib.sha256()
+    for path in sorted(edit.files):
+        whole.update(f"{path}\0{hashlib.sha256(edit.files[path]).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def _credentials(store: BucketStateStore, secret: Secret | None, endpoint: Endpoint) -> Credentials | None:
+    method = store.spec.auth_method or "accessKey"
+    if method == "IAM":
+        if not endpoint.aws:
+            raise StateStoreNotReady(
+                f"authMethod IAM is for AWS's own endpoints, and {endpoint.host} is none of them: the function's role"
+                " does not sign for others; use authMethod accessKey with a Secret"
+            )
+        return None
+    if method != "accessKey":
+        raise StateStoreNotReady(f"unknown authMethod: {method[:80]}; write accessKey or IAM")
+    if secret is None:
+        raise StateStoreNotReady(
+            "spec.secretRef is missing: name a Secret with the keys accessKeyID and secretAccessKey"
+        )
+    return Credentials(secret.require_text("accessKeyID"), secret.require_text("secretAccessKey"))

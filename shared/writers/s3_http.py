@@ -1,0 +1,231 @@
+"""The HTTP side of the bucket writer: who may be talked to, whose certificates count, and no redirects."""
+
+import asyncio
+import base64
+import functools
+import hashlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import DefaultResolver
+from botocore.loaders import Loader, create_loader
+
+from shared.errors import StateStoreNotReady
+from shared.settings import Settings
+from shared.writers.network import check_address
+from shared.writers.s3_endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+# Keep-alive shorter than common servers' and load balancers' (60 s, MinIO 30 s), so that they rarely close first.
+_KEEP_ALIVE_SECONDS: Final = 20.0
+
+Networks = Sequence[IPv4Network | IPv6Network]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What requests are signed with."""
+
+    access_key_id: str = field(repr=False)
+    secret_access_key: str = field(repr=False)
+
+
+class GuardedResolver(AbstractResolver):
+    """Looks names up, and hands on only the addresses that State Stores may use (failures 24)."""
+
+    def __init__(self, allowed: Networks, inner: AbstractResolver | None = None) -> None:
+        """Make it in the loop that it is used in.
+
+        Args:
+            allowed: networks that the operator allows although they are refused.
+            inner: does the looking up.
+        """
+        self._allowed = allowed
+        self._inner = DefaultResolver() if inner is None else inner
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of a host.
+
+        Raises:
+            StateStoreNotReady: none of them may be used.
+            OSError: it has none.
+        """
+        good: list[ResolveResult] = []
+        refusal: StateStoreNotReady | None = None
+        for found in await self._inner.resolve(host, port, family):
+            try:
+                check_address(found["host"], host, self._allowed)
+            except StateStoreNotReady as error:
+                refusal = error
+            else:
+                good.append(found)
+        if refusal is not None and not good:
+            raise refusal
+        return good
+
+    async def close(self) -> None:
+        """Close what does the looking up."""
+        await self._inner.close()
+
+
+class GuardedSession(AIOHTTPSession):
+    """aiobotocore's HTTP session with our own TLS context, and without redirects.
+
+    aiohttp follows redirects by default, which would take signed headers and documents to hosts that nobody has
+    checked. aiobotocore has no option for either; `ssl_context` comes with the connector's arguments.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Take the TLS context out of the connector's arguments."""
+        connector_args = dict(kwargs.pop("connector_args"))
+        self._tls: ssl.SSLContext = connector_args.pop("ssl_context")
+        super().__init__(connector_args=connector_args, **kwargs)
+
+    def _build_verify_context(self) -> ssl.SSLContext:
+        return self._tls
+
+    async def _get_session(self, proxy_url: str | None) -> "_WithoutRedirects":
+        return _WithoutRedirects(await super()._get_session(proxy_url))  # type: ignore[misc]  # private
+
+
+class _WithoutRedirects:
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(self, method: str, **kwargs: Any) -> aiohttp.ClientResponse:
+        return await self._session.request(method, allow_redirects=False, **kwargs)
+
+
+@asynccontextmanager
+async def connect(
+    endpoint: Endpoint, credentials: Credentials | None, settings: Settings, ca: bytes | None
+) -> AsyncIterator["S3Client"]:
+    """Open a client for an endpoint in the running loop, and close it at the end.
+
+    Args:
+        endpoint: where to.
+        credentials: None for the function's own role.
+        settings: limits, time-outs and what the network may reach.
+        ca: PEM of further CAs, the Secret's.
+
+    Raises:
+        StateStoreNotReady: as `tls_context`.
+    """
+    # Reading the system's CAs takes tens of milliseconds in which other stores' calls can go on.
+    tls = await asyncio.to_thread(tls_context, settings.ca_bundle, ca)
+    own: dict[str, Any] = {}
+    if not endpoint.aws:
+        # Newer checksums, on by default, are refused or left out by many servers that are not AWS's.
+        own = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    config = AioConfig(
+        connector_args={
+            "keepalive_timeout": _KEEP_ALIVE_SECONDS,
+            "resolver": GuardedResolver(settings.allowed_networks),
+            "ssl_context": tls,
+        },
+        http_session_cls=GuardedSession,
+        connect_timeout=settings.store_timeout_seconds,
+        read_timeout=settings.store_timeout_seconds,
+        max_pool_connections=settings.bucket_concurrency,
+        retries={"total_max_attempts": 1, "mode": "standard"},  # ours know the deadline
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if endpoint.url else "auto"},
+        ignore_configured_endpoint_urls=True,
+        use_dualstack_endpoint=endpoint.dual_stack,
+        use_fips_endpoint=endpoint.fips,
+        user_agent_extra="landfall",
+        **own,
+    )
+    keys: dict[str, Any] = {}
+    if credentials is not None:
+        keys["aws_access_key_id"] = credentials.access_key_id
+        keys["aws_secret_access_key"] = credentials.secret_access_key
+    session = AioSession()
+    session.register_component("data_loader", _loader())
+    opening = session.create_client(
+        "s3",
+        region_name=endpoint.region,
+        endpoint_url=endpoint.url,
+        use_ssl=not endpoint.insecure,
+        verify=True,
+        config=config,
+        **keys,
+    )
+    async with opening as client:
+        events = client.meta.events
+        events.register_last("before-parameter-build.s3", _ask_once_for_the_region)
+        events.register("before-call.s3.DeleteObjects", _add_md5)
+        yield client
+
+
+def _ask_once_for_the_region(model: Any, context: dict[str, Any], **_: Any) -> None:
+    """Keep botocore from asking for the region that a redirect leads to again and again.
+
+    It answers a redirect with HeadBucket, and a redirect of that too, without end where a server always redirects.
+    """
+    if model.name == "HeadBucket":
+        context["s3_redirect"]["redirected"] = True
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Add what servers ask for that know none of the newer checksums; DeleteObjects has no parameter for it."""
+    md5 = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"].setdefault("Content-MD5", base64.b64encode(md5).decode())
+
+
+def tls_context(bundle: Path | None, pem: bytes | None) -> ssl.SSLContext:
+    """Return a context that verifies servers against the system's CAs and the given ones.
+
+    Args:
+        bundle: a PEM file of the operator's (`LANDFALL_CA_BUNDLE`).
+        pem: the value of the Secret's `ca.crt`.
+
+    Raises:
+        StateStoreNotReady: one of them holds no certificates; the sentence names it.
+    """
+    context = ssl.create_default_context()
+    for what, text in _authorities(bundle, pem):
+        try:
+            context.load_verify_locations(cadata=text)
+        except (ssl.SSLError, ValueError):
+            raise StateStoreNotReady(f"{what} holds no PEM certificates: write those of the server's CA") from None
+        # Python 3.13 refuses CAs without key identifiers, which private ones often are; the chain, its dates and the
+        # host name are verified all the same.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def _authorities(bundle: Path | None, pem: bytes | None) -> Iterable[tuple[str, str]]:
+    if bundle is not None:
+        try:
+            yield "LANDFALL_CA_BUNDLE", bundle.read_text()
+        except (OSError, UnicodeDecodeError):
+            raise StateStoreNotReady(
+                "the file of LANDFALL_CA_BUNDLE cannot be read: the operator must put it into the artifact"
+            ) from None
+    if pem:
+        try:
+            yield "key ca.crt of the Secret", pem.decode()
+        except UnicodeDecodeError:
+            raise StateStoreNotReady("key ca.crt of the Secret is not text: write the CA's PEM") from None
+
+
+@functools.cache
+def _loader() -> Loader:
+    """One for all clients: it keeps S3's description, which takes a tenth of a second to read."""
+    return create_loader()
