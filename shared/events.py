@@ -30,7 +30,13 @@ _EXPECTED: Final = (
     " Argo Events' resource payload, or a CloudEvent of Knative's ApiServerSource"
 )
 
-_GROUPS: Final = {"Destination": GROUP, "BucketStateStore": GROUP, "GitStateStore": GROUP, "Secret": ""}
+_GROUPS: Final = {
+    **dict.fromkeys(("Destination", "BucketStateStore", "GitStateStore", "Work", "WorkPlacement"), GROUP),
+    "Secret": "",
+}
+
+# The condition by which a kind's status tells which generation it is about.
+_TELLING: Final = {"WorkPlacement": "WriteSucceeded", "Work": "ScheduleSucceeded"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +191,7 @@ def _change(obj: object, why: str, cluster: str) -> Change:
 
 
 def _only_status(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
-    """Whether its Ready is about the very generation that the event shows, and nothing waits for a finalizer."""
+    """Whether its status is about the very generation that the event shows, and nothing waits for a finalizer."""
     if not metadata.get("generation"):
         return False
     # A deletion raises the generation, so it is no echo; the verdict on a clean-up that failed is one.
@@ -193,8 +199,9 @@ def _only_status(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
     if wants_cleanup != (CLEANUP_FINALIZER in (metadata.get("finalizers") or ())):
         return False
     conditions = (obj.get("status") or {}).get("conditions") or ()
+    telling = _TELLING.get(str(obj.get("kind")), "Ready")
     return any(
-        condition.get("type") == "Ready" and condition.get("observedGeneration") == metadata["generation"]
+        condition.get("type") == telling and condition.get("observedGeneration") == metadata["generation"]
         for condition in conditions
     )
 

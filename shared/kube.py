@@ -114,19 +114,27 @@ class Cluster:
                 continue
             if page is None:
                 return []
-            found.extend({**item, "kind": kind} for item in page["items"])
+            found.extend({**item, "kind": kind} for item in page.get("items") or ())
             token = (page.get("metadata") or {}).get("continue")
             if not token:
                 return found
             query["continue"] = token
 
-    async def read_many(self, kind: str, keys: Collection[Key], deadline: Deadline) -> dict[Key, Object]:
+    async def read_many(
+        self, kind: str, keys: Collection[Key], deadline: Deadline, *, list_above: int | None = None
+    ) -> dict[Key, Object]:
         """Return those of the named objects that exist: one by one if they are few, else by one list.
+
+        Args:
+            kind: of the objects.
+            keys: namespaces and names.
+            deadline: of the calls.
+            list_above: how many are not few any more; None for the settings' number.
 
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
-        if len(keys) > self._settings.list_above:
+        if len(keys) > (list_above or self._settings.list_above):
             wanted = set(keys)
             listed = {key_of(obj): obj for obj in await self.list_all(kind, deadline)}
             return {key: obj for key, obj in listed.items() if key in wanted}

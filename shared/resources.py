@@ -187,7 +187,7 @@ class BucketStateStore(Resource):
     @property
     def identity(self) -> str:
         """What is the same for two spellings of one bucket, and for nothing else."""
-        endpoint = self.spec.endpoint.lower().rstrip("./")
+        endpoint = self.spec.endpoint.lower().rpartition("://")[2].rstrip("./")
         scheme = "http" if self.spec.insecure else "https"
         default_port = ":80" if self.spec.insecure else ":443"
         return f"{scheme}://{endpoint.removesuffix(default_port).rstrip('.')}/{self.spec.bucket_name}"

@@ -17,6 +17,9 @@ PIPELINE_LABEL: Final = "kratix.io/pipeline-name"
 MISPLACED_LABEL: Final = "kratix.io/misplaced"
 DRY_RUN_LABEL: Final = "kratix.io/dry-run"
 
+# Which generation of its Work a WorkPlacement has the documents of: told by its metadata alone, without its documents.
+WORK_GENERATION_ANNOTATION: Final = "landfall.kratix.io/work-generation"
+
 
 class Workload(Model):
     """One document.

@@ -5,6 +5,7 @@ ADDED, and those that are gone as DELETED.
 """
 
 import asyncio
+import hashlib
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -52,6 +53,11 @@ _KINDS: Final = (
             ("Destination", "destinations"),
         )
     ),
+    # Their documents may be larger than a message, and no message ever carries one.
+    *(
+        _Kind(kind, "platform.kratix.io/v1alpha1", f"{_GROUP_PATH}/{plural}", metadata_only=True)
+        for kind, plural in (("Work", "works"), ("WorkPlacement", "workplacements"))
+    ),
     _Kind("Secret", "v1", "/api/v1/secrets", metadata_only=True),
 )
 
@@ -79,6 +85,7 @@ class Forwarder:
         self._observe = observe
         self._outgoing: asyncio.Queue[str] = asyncio.Queue()
         self._secrets: dict[tuple[str, str], tuple[str, str]] = {}  # by State Store: namespace and name
+        self._looks: dict[tuple[str, tuple[str, str]], str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._listed = {kind.kind: asyncio.Event() for kind in _KINDS}
 
@@ -157,7 +164,7 @@ class Forwarder:
                 if error.status == HTTPStatus.GONE:
                     raise _Expired from None
                 raise
-            found += page["items"]
+            found += page["items"] or []
             metadata = page["metadata"]
             if not metadata.get("continue"):
                 break
@@ -166,7 +173,7 @@ class Forwarder:
         for key in gone:
             self._forward(kind, {"type": "DELETED", "object": known[key]}, known)
         # State Stores that are seen for the first time are checked with their Secrets anyway.
-        quiet = first and kind.metadata_only
+        quiet = first and kind.kind == "Secret"
         for obj in found:
             self._forward(kind, {"type": "ADDED", "object": obj}, known, quiet=quiet)
         return str(metadata["resourceVersion"])
@@ -198,14 +205,20 @@ class Forwarder:
     ) -> None:
         obj = _sent(kind, event["object"])
         key = _key(obj)
+        before = self._looks.pop((kind.kind, key), "")
         if event["type"] == "DELETED":
             known.pop(key, None)
         else:
             known[key] = {"metadata": obj["metadata"]}
+            self._looks[kind.kind, key] = _look(obj)
+            # Nobody reacts to a status but a State Store's, so that what the functions report comes back to nobody.
+            silent = kind.kind in {"Destination", "Work", "WorkPlacement"}
+            if silent and event["type"] == "MODIFIED" and before == _look(obj):
+                return
         if kind.kind == "Secret":
             if quiet or key not in self._secrets.values():
                 return
-        elif kind.kind != "Destination":
+        elif kind.kind.endswith("StateStore"):
             self._remember_secret(kind, obj)
         sent = {"type": event["type"], "object": obj}
         self._outgoing.put_nowait(json.dumps(sent))
@@ -248,9 +261,26 @@ def _sent(kind: _Kind, obj: Mapping[str, Any]) -> Object:
     named = {"apiVersion": kind.api_version, "kind": kind.kind}
     if kind.metadata_only:
         # An annotation may hold the whole Secret (kubectl.kubernetes.io/last-applied-configuration).
-        kept = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp")
+        kept: tuple[str, ...] = (
+            "name",
+            "namespace",
+            "uid",
+            "resourceVersion",
+            "generation",
+            "creationTimestamp",
+            "deletionTimestamp",
+        )
+        if kind.kind != "Secret":
+            kept = (*kept, "labels", "finalizers")
         return {**named, "metadata": {name: metadata[name] for name in kept if name in metadata}}
     return {**obj, **named, "metadata": metadata}
+
+
+def _look(obj: Mapping[str, Any]) -> str:
+    """Return what an object looks like but for its status, as a digest."""
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "resourceVersion"}
+    look = json.dumps([metadata, obj.get("spec")], sort_keys=True)
+    return hashlib.sha256(look.encode()).hexdigest()
 
 
 def _words(error: BaseException) -> str:

@@ -1,18 +1,20 @@
 """on-destination-change: read what an event points at, and decide what has to happen."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shared.deadline import Deadline
 from shared.errors import LandfallError
 from shared.events import Change
-from shared.kube import Key
+from shared.kube import Cluster, Key, Object
 from shared.messages import Reference
 from shared.queues import Outgoing
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import Decision, decide, says_nothing_new
 from shared.reconcile.view import StoreKey, View
 from shared.resources import STORE_KINDS
+from shared.works import DESTINATION_LABEL
 
 # "First seen" is worth a status only where the first write takes long; when it is overtaken it costs nothing.
 FIRST_SEEN_DELAY_SECONDS = 2
@@ -34,33 +36,82 @@ async def decide_changes(
     failures: dict[str, Exception] = {}
     outgoing: list[Outgoing] = []
     for name, changes in _by_cluster(messages).items():
-        try:
-            view = await View.of_all(name, await connections.clusters.get(name), deadline)
-        except LandfallError as error:
-            failures.update({message_id: error for message_id, _ in changes})
+        outgoing += _of_works(name, changes)
+        worth_it = [(message_id, change) for message_id, change in changes if _is_worth_a_look(change)]
+        if not worth_it:
             continue
-        outgoing += _concerned(changes, view).outgoing()
+        try:
+            cluster = await connections.clusters.get(name)
+            view, placed = await read_cluster(name, cluster, deadline)
+        except LandfallError as error:
+            failures.update({message_id: error for message_id, _ in worth_it})
+            continue
+        outgoing += _concerned(worth_it, view, placed).outgoing()
     return {**failures, **await connections.queues.send(outgoing, deadline)}
 
 
-def decide_everything(view: View, origin: frozenset[str]) -> list[Outgoing]:
+async def read_cluster(name: str, cluster: Cluster, deadline: Deadline) -> tuple[View, frozenset[str]]:
+    """Return all Destinations and State Stores, and the names of the Destinations that have WorkPlacements.
+
+    Raises:
+        KubernetesError: a list could not be had.
+    """
+    placements = asyncio.create_task(cluster.list_all("WorkPlacement", deadline, metadata_only=True))
+    try:
+        view = await View.of_all(name, cluster, deadline)
+        listed = await placements
+    finally:
+        placements.cancel()
+    labels = ((obj["metadata"].get("labels") or {}).get(DESTINATION_LABEL) for obj in listed)
+    return view, frozenset(label for label in labels if label)
+
+
+def decide_everything(view: View, placed: frozenset[str], origin: frozenset[str]) -> list[Outgoing]:
     """Return what to send to have every object of a cluster looked at, with nothing sent twice (resync)."""
-    concerned = _Concerned(view)
+    concerned = _Concerned(view, placed)
     for store in view.stores:
         concerned.stores[store] = origin
     for key in view.destinations:
         concerned.destinations[key] = origin
-    return list(concerned.outgoing())
+    return [
+        *concerned.outgoing(),
+        Outgoing("works", Reference(cluster=view.cluster, kind="Destination", name="*"), origin),
+    ]
 
 
 def _by_cluster(messages: Mapping[str, Sequence[Change]]) -> dict[str, list[tuple[str, Change]]]:
-    """Group changes by cluster; a Destination's echo is dropped at the door, before anything is read."""
     clusters: dict[str, list[tuple[str, Change]]] = {}
     for message_id, changes in messages.items():
         for change in changes:
-            if not (change.echo and change.reference.kind == "Destination"):
-                clusters.setdefault(change.reference.cluster, []).append((message_id, change))
+            clusters.setdefault(change.reference.cluster, []).append((message_id, change))
     return clusters
+
+
+def _is_worth_a_look(change: Change) -> bool:
+    """Whether a change may ask for something here; a Destination's echo is dropped before anything is read."""
+    kind = change.reference.kind
+    return kind not in {"Work", "WorkPlacement"} and not (change.echo and kind == "Destination")
+
+
+def _of_works(cluster: str, changes: Iterable[tuple[str, Change]]) -> Iterator[Outgoing]:
+    """Yield what goes on to on-work-change and write-documents, which read it themselves.
+
+    Any change of a Destination may be one of its labels, which no generation tells; one message for all of them lets
+    the Works be scheduled again.
+    """
+    relabelled: set[str] = set()
+    for message_id, change in changes:
+        reference, origin = change.reference, frozenset({message_id})
+        if reference.kind == "Destination":
+            relabelled.add(message_id)
+        elif reference.kind == "Work" and not change.echo and not change.deleted:
+            yield Outgoing("works", reference, origin)
+        elif reference.kind == "WorkPlacement" and change.deleted:
+            yield Outgoing("works", Reference(cluster=cluster, kind="Destination", name="*"), origin)
+        elif reference.kind == "WorkPlacement" and not change.echo:
+            yield Outgoing("documents", reference, origin)
+    if relabelled:
+        yield Outgoing("works", Reference(cluster=cluster, kind="Destination", name="*"), frozenset(relabelled))
 
 
 @dataclass
@@ -68,6 +119,7 @@ class _Concerned:
     """What a batch of changes concerns, each with the ids of the messages that say so.
 
     Attributes:
+        placed: names of the Destinations that have WorkPlacements.
         stores: to be checked, and all their Destinations to be written.
         destinations: to be decided about, and to be written.
         followers: Destinations whose State Store's readiness may have changed: to be written only where their own
@@ -75,23 +127,27 @@ class _Concerned:
     """
 
     view: View
+    placed: frozenset[str]
     stores: dict[StoreKey, frozenset[str]] = field(default_factory=dict)
     destinations: dict[Key, frozenset[str]] = field(default_factory=dict)
     followers: dict[Key, frozenset[str]] = field(default_factory=dict)
 
     def outgoing(self) -> Iterator[Outgoing]:
+        covered: set[Key] = set()
         for store, origin in self.stores.items():
-            if store in self.view.stores:
-                yield Outgoing("canary", self.view.store_reference(store), origin)
-        covered = {
-            key for store in self.stores if store in self.view.stores for key in self.view.destinations_of(store)
-        }
+            if store not in self.view.stores:
+                continue
+            reference = self.view.store_reference(store)
+            yield Outgoing("canary", reference, origin)
+            if any(name in self.placed for _, name in self.view.destinations_of(store)):
+                yield Outgoing("documents", reference, origin)
+            covered.update(self.view.destinations_of(store))
         for key in {**self.followers, **self.destinations}:
             decision = decide(key, self.view)
             if decision is None:
                 continue
             origin = self.destinations.get(key, frozenset()) | self.followers.get(key, frozenset())
-            write = key in self.destinations or self._waits_for_its_store(key)
+            write = key in self.destinations or waits_for_its_store(self.view.destinations[key])
             yield from self._send(key, decision, origin, write=write and key not in covered)
 
     def _send(self, key: Key, decision: Decision, origin: frozenset[str], *, write: bool) -> Iterator[Outgoing]:
@@ -102,14 +158,18 @@ class _Concerned:
             yield Outgoing("status", verdict, origin, FIRST_SEEN_DELAY_SECONDS if verdict.first_seen else 0)
         if decision.write is not None and write:
             yield Outgoing("canary", decision.reference, origin)
-
-    def _waits_for_its_store(self, key: Key) -> bool:
-        conditions = (self.view.destinations[key].get("status") or {}).get("conditions") or ()
-        return any(c.get("reason") in {"StateStoreNotReady", "StateStoreNotFound"} for c in conditions)
+            if key[1] in self.placed:
+                yield Outgoing("documents", decision.reference, origin)
 
 
-def _concerned(changes: Sequence[tuple[str, Change]], view: View) -> _Concerned:
-    concerned = _Concerned(view)
+def waits_for_its_store(destination: Object) -> bool:
+    """Whether a Destination says of itself that only its State Store is in its way."""
+    conditions = (destination.get("status") or {}).get("conditions") or ()
+    return any(c.get("reason") in {"StateStoreNotReady", "StateStoreNotFound"} for c in conditions)
+
+
+def _concerned(changes: Sequence[tuple[str, Change]], view: View, placed: frozenset[str]) -> _Concerned:
+    concerned = _Concerned(view, placed)
 
     def add(to: dict[Key, frozenset[str]], keys: Sequence[Key]) -> None:
         for key in keys:

@@ -108,7 +108,10 @@ def _leaving(tasks: Iterable[Task], view: View) -> dict[str, tuple[Task, Destina
             destination = Destination.parse(obj)
         except InvalidObject:
             continue  # no file of it can be found; on-destination-change has said what is wrong with it
-        if destination.metadata.being_deleted and CLEANUP_FINALIZER in destination.metadata.finalizers:
+        held = destination.metadata.being_deleted and CLEANUP_FINALIZER in destination.metadata.finalizers
+        # Who turns clean-up off before the deletion, or while it is under way, keeps the files: the finalizer goes by
+        # what on-destination-change decides.
+        if held and destination.spec.cleanup == "all":
             leaving[f"{task.key[0]}/{task.key[1]}"] = (task, destination)
     return leaving
 

@@ -1,7 +1,7 @@
 """status-report: put verdicts on their objects: conditions, finalizers, Events."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from shared import conditions
 from shared.deadline import Deadline
@@ -9,8 +9,10 @@ from shared.errors import KubernetesConflict, KubernetesError, KubernetesUnavail
 from shared.kube import Cluster, Key, Object
 from shared.messages import Verdict
 from shared.observability import logger
+from shared.queues import Outgoing
 from shared.reconcile.connections import Connections
 
+_GET_AT_MOST = 100  # WorkPlacements one by one; a list of them brings all documents
 _ATTEMPTS = 5  # at an object that others keep changing; then the queue delivers the verdict again
 
 
@@ -32,10 +34,12 @@ async def report(messages: Mapping[str, Verdict], connections: Connections, dead
         by_key.setdefault((reference.namespace, reference.name), {})[message_id] = verdict
 
     failures: dict[str, Exception] = {}
+    outgoing: list[Outgoing] = []
     for (name, kind), by_key in groups.items():
         try:
             cluster = await connections.clusters.get(name)
-            objects = await cluster.read_many(kind, by_key, deadline)
+            few = _GET_AT_MOST if kind == "WorkPlacement" else None
+            objects = await cluster.read_many(kind, by_key, deadline, list_above=few)
         except LandfallError as error:
             failures.update({message_id: error for verdicts in by_key.values() for message_id in verdicts})
             continue
@@ -48,7 +52,17 @@ async def report(messages: Mapping[str, Verdict], connections: Connections, dead
             error_of_object = task.result()
             if error_of_object is not None:
                 failures.update(dict.fromkeys(by_key[key], error_of_object))
-    return failures
+            elif kind == "WorkPlacement" and _begins_or_ceases_to_fail(objects[key], by_key[key].values()):
+                reference = next(iter(by_key[key].values())).reference
+                outgoing.append(Outgoing("works", reference, frozenset(by_key[key])))
+    return {**failures, **await connections.queues.send(outgoing, deadline)}
+
+
+def _begins_or_ceases_to_fail(before: Object, verdicts: Iterable[Verdict]) -> bool:
+    """Whether the Work of a WorkPlacement has to say something else about it now."""
+    known = conditions.find((before.get("status") or {}).get("conditions") or (), conditions.WRITE_SUCCEEDED) or {}
+    now = {verdict.status for verdict in verdicts if verdict.type == conditions.WRITE_SUCCEEDED}
+    return bool(now) and (known.get("status") == "False") != ("False" in now)
 
 
 async def _report_all(

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from shared.deadline import Deadline
 from shared.errors import LandfallError
-from shared.reconcile.changes import decide_everything
+from shared.reconcile.changes import decide_everything, read_cluster
 from shared.reconcile.connections import Connections
-from shared.reconcile.view import View
 
 
 async def resync(messages: Mapping[str, object], connections: Connections, deadline: Deadline) -> dict[str, Exception]:
@@ -25,7 +24,7 @@ async def resync(messages: Mapping[str, object], connections: Connections, deadl
     """
     name = connections.settings.cluster
     try:
-        view = await View.of_all(name, await connections.clusters.get(name), deadline)
+        view, placed = await read_cluster(name, await connections.clusters.get(name), deadline)
     except LandfallError as error:
         return dict.fromkeys(messages, error)
-    return await connections.queues.send(decide_everything(view, frozenset(messages)), deadline)
+    return await connections.queues.send(decide_everything(view, placed, frozenset(messages)), deadline)

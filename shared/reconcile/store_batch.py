@@ -2,14 +2,14 @@
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from shared import paths
 from shared.deadline import Deadline
 from shared.errors import AccessDenied, LandfallError, OutOfTime, StoreUnavailable
-from shared.kube import Cluster
+from shared.kube import Cluster, Key, together
 from shared.observability import logger
 from shared.plan import Edit, Outcome
 from shared.reconcile.connections import Connections, Writers
@@ -46,6 +46,39 @@ async def check_all(
     async with asyncio.TaskGroup() as group:
         tasks = {store_key(store): group.create_task(check(store)) for store in stores}
     return {key: task.result() for key, task in tasks.items()}
+
+
+async def read_all(
+    wanted: Mapping[Key, tuple[StateStore, Collection[str]]],
+    cluster: Cluster,
+    connections: Connections,
+    deadline: Deadline,
+) -> dict[Key, dict[str, bytes] | LandfallError]:
+    """Read files of State Stores, side by side.
+
+    Args:
+        wanted: by the caller's key, where to read which paths.
+        cluster: where the State Stores' Secrets are.
+        connections: of this container.
+        deadline: of this invocation.
+
+    Returns:
+        By the caller's key: the contents of those files that are there, or why they could not be read.
+    """
+    batch = _Batch(cluster, connections, deadline)
+    secrets = await batch.secrets([store for store, _ in wanted.values()])
+
+    async def read(store: StateStore, files: Collection[str]) -> dict[str, bytes] | LandfallError:
+        secret = secrets[secret_key(store)]
+        if isinstance(secret, LandfallError):
+            return secret
+        try:
+            return await batch.run(store, secret, lambda writer, own: writer.read_many(files, own))
+        except LandfallError as error:
+            return error
+
+    answers = await together(read(store, files) for store, files in wanted.values())
+    return dict(zip(wanted, answers, strict=True))
 
 
 async def write_all(

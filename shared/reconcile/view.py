@@ -91,15 +91,8 @@ class View:
 
         A Destination that takes its path over from a younger one makes that one a rival, too.
         """
-        waiting = [
-            other
-            for other, obj in self.destinations.items()
-            if any(c.get("reason") == "PathClash" for c in (obj.get("status") or {}).get("conditions") or ())
-        ]
         root = self._roots.get(key)
-        if root is None:
-            return waiting
-        return [*waiting, *(other for other, its in self._roots.items() if its == root and other != key)]
+        return [*self._waiting, *(other for other in self._by_root.get(root, ()) if other != key)]
 
     def reference(self, obj: Mapping[str, Any], *, kind: str = "Destination", attempt: int = 0) -> Reference:
         """Return a reference to an object as it is now."""
@@ -148,6 +141,21 @@ class View:
     @cached_property
     def _roots(self) -> dict[Key, tuple[str, str]]:
         return {key: (identity, root) for identity, place in self._places.items() for key, (_, root) in place.items()}
+
+    @cached_property
+    def _by_root(self) -> dict[tuple[str, str] | None, list[Key]]:
+        found: dict[tuple[str, str] | None, list[Key]] = {}
+        for key, root in self._roots.items():
+            found.setdefault(root, []).append(key)
+        return found
+
+    @cached_property
+    def _waiting(self) -> list[Key]:
+        return [
+            key
+            for key, obj in self.destinations.items()
+            if any(c.get("reason") == "PathClash" for c in (obj.get("status") or {}).get("conditions") or ())
+        ]
 
     @cached_property
     def _by_store(self) -> dict[StoreKey, list[Key]]:

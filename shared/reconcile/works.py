@@ -1,6 +1,6 @@
 """on-work-change: bring Works to Destinations as WorkPlacements, and say how far that came (spec section 7)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from shared.works import (
     REPO_FINALIZER,
     STATE_FILE_FINALIZER,
     WORK_FINALIZER,
+    WORK_GENERATION_ANNOTATION,
     WORK_LABEL,
     Work,
 )
@@ -80,7 +81,7 @@ async def _read(name: str, tasks: Mapping[tuple[str, Key], Task], cluster: Clust
         works = await cluster.read_many("Work", list(origins), deadline)
     batch.works = works
     batch.origins = {key: origins.get(key, frozenset()) for key in works}
-    batch.touched = {task.key for (kind, _), task in tasks.items() if kind == "Work"}
+    batch.doubted = {work for task in of_placements if (work := _work_of(by_key.get(task.key))) is not None}
     for obj in placed:
         work = _work_of(obj)
         if work is not None:
@@ -108,7 +109,7 @@ class _Batch:
     Attributes:
         works: to be scheduled.
         origins: by Work, the messages that it comes from.
-        touched: Works that changed themselves, so that the documents of their placements may be old.
+        doubted: Works one of whose WorkPlacements has begun or ceased to fail.
         placed: by Work, the metadata of its WorkPlacements.
         destinations: all that can be read.
     """
@@ -116,7 +117,7 @@ class _Batch:
     cluster: str
     works: dict[Key, Object] = field(default_factory=dict)
     origins: dict[Key, frozenset[str]] = field(default_factory=dict)
-    touched: set[Key] = field(default_factory=set)
+    doubted: set[Key] = field(default_factory=set)
     placed: dict[Key, list[Object]] = field(default_factory=dict)
     destinations: list[Destination] = field(default_factory=list)
 
@@ -144,64 +145,57 @@ class _Batch:
         work = Work.parse(obj)
         plan = schedule(work, [_placed(found) for found in placed], self.destinations)
         existing = {found["metadata"]["name"]: found for found in placed}
-        applied = await together(
-            self._apply(work, placement, cluster, deadline, known=existing.get(placement.name))
+        changed = await together(
+            self._apply(work, placement, existing.get(placement.name), cluster, deadline)
             for placement in plan.placements
         )
         await together(cluster.delete("WorkPlacement", key[0], name, deadline) for name in plan.dangling)
         verdicts = [
-            verdict
-            for placement, now in zip(plan.placements, applied, strict=True)
+            conditions.placement_scheduled(self._reference(now, "WorkPlacement"), misplaced=placement.misplaced)
+            for placement, now in zip(plan.placements, changed, strict=True)
             if now is not None
-            for verdict in self._of_placement(placement, now)
         ]
-        failing = [now["metadata"]["name"] for now in applied if now is not None and _write_failed(now)]
         verdict = conditions.work_scheduled(
             reference,
             len(work.spec.workload_groups),
             unscheduled=plan.unscheduled,
             misplaced=plan.misplaced,
-            failing=failing,
+            failing=await self._failing(key, obj, cluster, deadline),
         )
         if conditions.merged(verdict, obj) is not None:
             verdicts.append(verdict)
         return verdicts
 
-    def _of_placement(self, placement: Placement, now: Object) -> Iterator[Verdict]:
-        verdict = conditions.placement_scheduled(self._reference(now, "WorkPlacement"), misplaced=placement.misplaced)
-        if conditions.merged(verdict, now) is not None:
-            yield verdict
+    async def _failing(self, key: Key, obj: Object, cluster: Cluster, deadline: Deadline) -> list[str]:
+        """Return which of a Work's WorkPlacements fail; asked only where some may."""
+        known = (obj.get("status") or {}).get("conditions") or ()
+        if key not in self.doubted and all(c.get("reason") != "WorkplacementsFailing" for c in known):
+            return []
+        placements = await cluster.list_all("WorkPlacement", deadline, {WORK_LABEL: key[1]})
+        return sorted(p["metadata"]["name"] for p in placements if key_of(p)[0] == key[0] and _write_failed(p))
 
     async def _apply(
-        self,
-        work: Work,
-        placement: Placement,
-        cluster: Cluster,
-        deadline: Deadline,
-        *,
-        known: Object | None,
+        self, work: Work, placement: Placement, known: Object | None, cluster: Cluster, deadline: Deadline
     ) -> Object | None:
-        """Create a WorkPlacement or bring it up to date; return it as it is now."""
+        """Create a WorkPlacement or bring it up to date; return it if it is not what it was."""
         wanted = self._wanted(work, placement)
         if known is None:
             try:
                 return await cluster.create(wanted, deadline)
-            except KubernetesConflict:
-                pass  # made by another run just now: it is there, so it is brought up to date
-        now = await cluster.get("WorkPlacement", work.metadata.namespace, placement.name, deadline)
-        if now is None or now["metadata"].get("deletionTimestamp"):
+            except KubernetesConflict:  # made by another run just now: it is brought up to date
+                known = await cluster.get("WorkPlacement", work.metadata.namespace, placement.name, deadline)
+        if known is None or known["metadata"].get("deletionTimestamp"):
             return None
-        labels = now["metadata"].get("labels") or {}
-        want_labels = wanted["metadata"]["labels"]
-        patch: dict[str, Any] = {}
-        if any(labels.get(label) != value for label, value in want_labels.items()) or (
-            MISPLACED_LABEL in labels and MISPLACED_LABEL not in want_labels
-        ):
-            patch["metadata"] = {"labels": {MISPLACED_LABEL: None, **want_labels}}
-        spec = now.get("spec") or {}
-        if any(spec.get(name) != value for name, value in wanted["spec"].items()):
-            patch["spec"] = wanted["spec"]
-        return await cluster.patch({**now, "kind": "WorkPlacement"}, patch, deadline) if patch else now
+        metadata: dict[str, Any] = {}
+        for part in ("labels", "annotations"):
+            now, want = known["metadata"].get(part) or {}, wanted["metadata"][part]
+            metadata[part] = {name: value for name, value in want.items() if now.get(name) != value}
+        if MISPLACED_LABEL in (known["metadata"].get("labels") or {}) and not placement.misplaced:
+            metadata["labels"][MISPLACED_LABEL] = None
+        if not any(metadata.values()):
+            return None
+        patch = {"metadata": metadata, **({"spec": wanted["spec"]} if metadata["annotations"] else {})}
+        return await cluster.patch({**known, "kind": "WorkPlacement"}, patch, deadline)
 
     def _wanted(self, work: Work, placement: Placement) -> Object:
         metadata = work.metadata
@@ -229,6 +223,7 @@ class _Batch:
                 "name": placement.name,
                 "namespace": metadata.namespace,
                 "labels": labels,
+                "annotations": {WORK_GENERATION_ANNOTATION: str(metadata.generation)},
                 "finalizers": [REPO_FINALIZER, *([STATE_FILE_FINALIZER] if mode == "none" else [])],
                 "ownerReferences": [
                     {

@@ -67,7 +67,7 @@ def deployment(
     landfall = Deployment(sqs, platform)
     for name in [name for name in os.environ if name.startswith("LANDFALL_")]:
         monkeypatch.delenv(name)
-    for name in ("canary", "cleanup", "status"):
+    for name in ("canary", "cleanup", "works", "documents", "status"):
         landfall.queues[name] = sqs.create_queue()
         monkeypatch.setenv(f"LANDFALL_{name.upper()}_QUEUE_URL", landfall.queues[name].url)
     monkeypatch.setenv("LANDFALL_SQS_ENDPOINT_URL", sqs.url)

@@ -146,7 +146,7 @@ def test_cleanup_deletes_the_files_of_a_destination_that_is_being_deleted(
     assert handler("cleanup")(event("cleanup/references"), deployment.context) == NOTHING_RETURNED
     assert minio.keys(bucket) == ["destinations/developer.yaml"]
     (verdict,) = deployment.received("status")
-    assert verdict["remove_finalizer"] == "kratix.io/destination-cleanup"
+    assert verdict["remove_finalizers"] == ["kratix.io/destination-cleanup"]
 
 
 def test_status_report_patches_the_condition_and_records_the_event(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -44,6 +45,16 @@ def environment(git_server: GitServer) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", "local"),
         "AWS_REGION": "us-east-1",
     }
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Show what the functions said where a test of the whole flow fails."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    running = getattr(item, "funcargs", {}).get("runtime")
+    if report.failed and isinstance(running, LocalRuntime):
+        report.sections.append(("the functions' log", "\n".join(running.log.tail(60))))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

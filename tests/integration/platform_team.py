@@ -84,11 +84,30 @@ class Platform:
         path = "/api/v1/namespaces/default/secrets" if kind == "secrets" else f"{GROUP}/{kind}"
         assert self.api.request("DELETE", f"{path}/{name}").status in {200, 202, 404}
 
-    def events(self, name: str) -> list[tuple[str, str, str, int]]:
-        """Return the Events of a Destination: type, reason, message, count."""
-        selector = f"involvedObject.kind=Destination,involvedObject.name={name}"
+    def events(self, name: str, kind: str = "Destination") -> list[tuple[str, str, str, int]]:
+        """Return the Events of an object: type, reason, message, count."""
+        selector = f"involvedObject.kind={kind},involvedObject.name={name}"
         items = self.api.call("GET", f"/api/v1/events?fieldSelector={selector}")["items"]
         return sorted((e["type"], e["reason"], e["message"], e.get("count", 1)) for e in items)
+
+    def store(self, store: str) -> dict[str, Any] | None:
+        """Return a State Store, `bucket/x` or `git/x`, or None where there is none."""
+        kind, _, name = store.partition("/")
+        answer = self.api.request("GET", f"{GROUP}/{kind}statestores/{name}")
+        return answer.json() if answer.status == 200 else None
+
+    def store_ready(self, store: str) -> tuple[str, str, str, str]:
+        """Return a State Store's `status.status`, and status, reason and message of its Ready."""
+        status = (self.store(store) or {}).get("status") or {}
+        found: dict[str, str] = next((c for c in status.get("conditions") or [] if c["type"] == "Ready"), {})
+        return status.get("status", ""), found.get("status", ""), found.get("reason", ""), found.get("message", "")
+
+    async def wait_store(self, store: str, reason: str, seconds: float = 30) -> str:
+        """Wait until a State Store's Ready has a reason; return the message."""
+        await self.until(
+            lambda: self.store_ready(store)[2] == reason, f"{store} {reason}", seconds, lambda: self.store_ready(store)
+        )
+        return self.store_ready(store)[3]
 
     def finalizers(self, name: str, finalizers: list[str]) -> None:
         """Set a Destination's finalizers."""
@@ -96,11 +115,41 @@ class Platform:
         path = f"{GROUP}/destinations/{name}"
         self.api.call("PATCH", path, patch, content_type="application/merge-patch+json")
 
+    def work(self, name: str, *groups: Mapping[str, Any], promise: str, resource: str = "", pipeline: str = "") -> None:
+        """Create or change a Work in namespace `default`."""
+        obj = _object("Work", name, {"promiseName": promise, "resourceName": resource, "workloadGroups": list(groups)})
+        obj["metadata"]["labels"] = {"kratix.io/pipeline-name": pipeline} if pipeline else {}
+        self._apply(f"{GROUP}/namespaces/default/works", name, obj)
+
+    def object(self, kind: str, name: str) -> dict[str, Any] | None:
+        """Return a Work or a WorkPlacement of namespace `default`, or None where there is none."""
+        answer = self.api.request("GET", f"{GROUP}/namespaces/default/{kind}/{name}")
+        return answer.json() if answer.status == 200 else None
+
+    def conditions(self, kind: str, name: str) -> list[dict[str, Any]]:
+        """Return the conditions of a Work or a WorkPlacement."""
+        return list(((self.object(kind, name) or {}).get("status") or {}).get("conditions") or [])
+
+    def condition(self, kind: str, name: str, of_type: str) -> tuple[str, str, str]:
+        """Return status, reason and message of a condition; empty strings where it is not set."""
+        found = next((c for c in self.conditions(kind, name) if c["type"] == of_type), {})
+        return found.get("status", ""), found.get("reason", ""), found.get("message", "")
+
+    def delete_object(self, kind: str, name: str) -> None:
+        """Ask for the deletion of a Work or a WorkPlacement."""
+        self.api.call("DELETE", f"{GROUP}/namespaces/default/{kind}/{name}")
+
     def clear(self) -> None:
         """Remove everything of ours, finalizers or not, so that the next test begins with nothing."""
         for name, obj in self.destinations().items():
             if obj["metadata"].get("finalizers"):
                 self.finalizers(name, [])
+        for kind in ("works", "workplacements"):
+            for obj in self.api.call("GET", f"{GROUP}/{kind}")["items"]:
+                path = f"{GROUP}/namespaces/{obj['metadata']['namespace']}/{kind}/{obj['metadata']['name']}"
+                patch: dict[str, Any] = {"metadata": {"finalizers": []}}
+                self.api.request("PATCH", path, patch, content_type="application/merge-patch+json")
+                self.api.request("DELETE", path)
         for kind in ("destinations", "bucketstatestores", "gitstatestores"):
             self.api.call("DELETE", f"{GROUP}/{kind}")
         self.api.call("DELETE", "/api/v1/namespaces/default/events")

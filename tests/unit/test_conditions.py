@@ -223,8 +223,10 @@ def test_of_several_verdicts_the_newest_generation_counts_then_the_newest() -> N
         reference=REFERENCE.model_copy(update={"generation": 3}), status="False", decided_at=NOW - timedelta(hours=1)
     )
     seen = ready("False", NOW + timedelta(seconds=5), first_seen=True)
-    only_a_finalizer = Verdict(reference=REFERENCE, add_finalizer="f")
-    assert conditions.latest([newer, older]) is newer
-    assert conditions.latest([newer, next_generation, older]) is next_generation
-    assert conditions.latest([seen, older]) is older
-    assert conditions.latest([only_a_finalizer]) is None
+    only_a_finalizer = Verdict(reference=REFERENCE, add_finalizers=("f",))
+    other_type = ready().model_copy(update={"type": "WriteSucceeded"})
+    assert conditions.latest([newer, older]) == [newer]
+    assert conditions.latest([newer, next_generation, older]) == [next_generation]
+    assert conditions.latest([seen, older]) == [older]
+    assert conditions.latest([only_a_finalizer]) == []
+    assert conditions.latest([older, other_type, newer]) == [newer, other_type]

@@ -84,7 +84,8 @@ def with_ready(generation: int, **metadata: Any) -> dict[str, Any]:
         pytest.param("MODIFIED", with_ready(2), False, id="status about an older generation"),
         pytest.param("MODIFIED", DESTINATION, False, id="no status yet"),
         pytest.param("ADDED", with_ready(3), False, id="a forwarder that starts anew asks for a look"),
-        pytest.param("MODIFIED", with_ready(3, deletionTimestamp="2026-01-01T00:00:00Z"), False, id="being deleted"),
+        pytest.param("MODIFIED", with_ready(2, deletionTimestamp="2026-01-01T00:00:00Z"), False, id="being deleted"),
+        pytest.param("MODIFIED", with_ready(3, deletionTimestamp="2026-01-01T00:00:00Z"), True, id="a failed clean-up"),
         pytest.param(
             "MODIFIED", with_ready(3, finalizers=["kratix.io/destination-cleanup"]), False, id="a finalizer to remove"
         ),

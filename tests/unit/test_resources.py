@@ -108,6 +108,7 @@ def bucket(endpoint: str, **spec: Any) -> BucketStateStore:
 
 def test_two_spellings_of_one_endpoint_are_one() -> None:
     assert bucket("S3.example.com:443").identity == bucket("s3.example.com").identity
+    assert bucket("https://s3.example.com/").identity == bucket("s3.example.com").identity
     assert bucket("s3.example.com:9000").identity != bucket("s3.example.com").identity
     assert bucket("s3.example.com", insecure=True).identity != bucket("s3.example.com").identity
 

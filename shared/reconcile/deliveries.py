@@ -1,0 +1,224 @@
+"""write-documents: bring the documents of WorkPlacements to where they belong, and say how it went (spec section 6)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from shared import conditions
+from shared.deadline import Deadline
+from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreNotReady
+from shared.kube import Cluster, Key, Object, key_of, together
+from shared.messages import Reference, Verdict
+from shared.plan import Edit, Outcome, Written
+from shared.queues import Outgoing
+from shared.reconcile.batch import Task, retry, tasks_by_cluster
+from shared.reconcile.connections import Connections
+from shared.reconcile.decisions import decide
+from shared.reconcile.placing import Target, by_placement, limits_of
+from shared.reconcile.store_batch import read_all, write_all
+from shared.reconcile.view import View
+from shared.resources import STORE_KINDS, Destination, StateStore
+from shared.settings import Settings
+from shared.works import DESTINATION_LABEL, REPO_FINALIZER, STATE_FILE_FINALIZER
+
+_FINALIZERS = (REPO_FINALIZER, STATE_FILE_FINALIZER)
+_GET_AT_MOST = 100  # WorkPlacements one by one; more are listed, though a list brings documents that nobody asked for
+
+
+async def write_documents(
+    messages: Mapping[str, Reference], connections: Connections, deadline: Deadline
+) -> dict[str, Exception]:
+    """Write the documents of a batch of WorkPlacements, one changeset a State Store.
+
+    Args:
+        messages: by message id, a WorkPlacement; or a Destination or a State Store, all of whose WorkPlacements are
+            meant.
+        connections: of this container.
+        deadline: of this invocation.
+
+    Returns:
+        By message id: why it has to be delivered again.
+    """
+    failures: dict[str, Exception] = {}
+    outgoing: list[Outgoing] = []
+    for name, tasks in tasks_by_cluster(messages).items():
+        try:
+            cluster = await connections.clusters.get(name)
+            batch = await _read(name, tasks, cluster, deadline)
+        except LandfallError as error:
+            failures.update({message_id: error for task in tasks.values() for message_id in task.origin})
+            continue
+        outcomes = await batch.write(cluster, connections, deadline)
+        for key, outcome in outcomes.items():
+            if isinstance(outcome, OutOfTime):
+                failures.update(dict.fromkeys(batch.origins[key], outcome))
+            else:
+                outgoing += batch.outgoing(key, outcome, connections.settings)
+    return {**failures, **await connections.queues.send(outgoing, deadline)}
+
+
+async def _read(name: str, tasks: Mapping[tuple[str, Key], Task], cluster: Cluster, deadline: Deadline) -> "_Batch":
+    view = await View.of_all(name, cluster, deadline)
+    batch = _Batch(view)
+    single = {task.key: task for (kind, _), task in tasks.items() if kind == "WorkPlacement"}
+    whole: dict[str, frozenset[str]] = {}
+    for (kind, key), task in tasks.items():
+        keys = view.destinations_of((kind, *key)) if kind in STORE_KINDS else [key] if kind == "Destination" else []
+        for destination in keys:
+            whole[destination[1]] = whole.get(destination[1], frozenset()) | task.origin
+    objects = await _placements(single, whole, cluster, deadline)
+    for key, obj in objects.items():
+        mine = single.get(key)
+        if mine is not None and mine.means(obj):
+            batch.take(key, obj, mine.origin, mine.reference.attempt)
+        elif (origin := whole.get(_target(obj))) is not None:
+            batch.take(key, obj, origin, 0)
+    crowded = batch.crowded()
+    if crowded:  # modes in which one WorkPlacement's files depend on all the others'
+        labels = [{DESTINATION_LABEL: destination} for destination in sorted(crowded)]
+        found = await together(cluster.list_all("WorkPlacement", deadline, wanted) for wanted in labels)
+        batch.surround({key_of(obj): obj for objects_ in found for obj in objects_})
+    return batch
+
+
+async def _placements(
+    single: Mapping[Key, Task], whole: Mapping[str, frozenset[str]], cluster: Cluster, deadline: Deadline
+) -> dict[Key, Object]:
+    if len(whole) > 1 or len(single) > _GET_AT_MOST:
+        return {key_of(obj): obj for obj in await cluster.list_all("WorkPlacement", deadline)}
+    found: dict[Key, Object] = {}
+    for destination in whole:
+        for obj in await cluster.list_all("WorkPlacement", deadline, {DESTINATION_LABEL: destination}):
+            found[key_of(obj)] = obj
+    missing = [key for key in single if key not in found]
+    objects = await together(cluster.get("WorkPlacement", *key, deadline) for key in missing)
+    return found | {key: obj for key, obj in zip(missing, objects, strict=True) if obj is not None}
+
+
+def _target(obj: Object) -> str:
+    return str((obj.get("spec") or {}).get("targetDestinationName") or "")
+
+
+@dataclass
+class _Batch:
+    """One cluster's share of a batch.
+
+    Attributes:
+        view: of the cluster's Destinations and State Stores.
+        objects: the WorkPlacements to deal with.
+        origins: the messages that they come from.
+        attempts: how often each has been tried before.
+        targets: by Destination.
+        outcomes: of those that need no writing, or cannot be written.
+    """
+
+    view: View
+    objects: dict[Key, Object] = field(default_factory=dict)
+    origins: dict[Key, frozenset[str]] = field(default_factory=dict)
+    attempts: dict[Key, int] = field(default_factory=dict)
+    targets: dict[Key, Target] = field(default_factory=dict)
+    outcomes: dict[Key, Outcome | None] = field(default_factory=dict)
+
+    def take(self, key: Key, obj: Object, origin: frozenset[str], attempt: int) -> None:
+        """Take a WorkPlacement up, and find out where it goes."""
+        self.objects[key], self.origins[key], self.attempts[key] = obj, origin, attempt
+        destination_key = next(
+            (k for k in ((key[0], _target(obj)), ("", _target(obj))) if k in self.view.destinations), None
+        )
+        if destination_key is None:
+            self.outcomes[key] = None  # its Destination is gone: nothing of it can be found, so it is let go
+            return
+        target = self.targets.get(destination_key)
+        try:
+            target = target or self._target(destination_key, leaving=bool(obj["metadata"].get("deletionTimestamp")))
+        except LandfallError as error:
+            self.outcomes[key] = error
+            return
+        self.targets[destination_key] = target
+        target.wanted.add(key)
+        target.add(key, obj)
+
+    def crowded(self) -> set[str]:
+        """Return the names of Destinations all of whose WorkPlacements have to be known."""
+        return {t.destination.name for t in self.targets.values() if t.mode != "nestedByMetadata"}
+
+    def surround(self, objects: Mapping[Key, Object]) -> None:
+        """Let Destinations know the WorkPlacements that are not of this batch."""
+        by_name = {target.destination.name: target for target in self.targets.values()}
+        for key, obj in objects.items():
+            target = by_name.get(_target(obj))
+            if target is not None and target.mode != "nestedByMetadata" and key not in target.all:
+                target.add(key, obj)
+                target.refused.pop(key, None)
+
+    async def write(self, cluster: Cluster, connections: Connections, deadline: Deadline) -> dict[Key, Outcome | None]:
+        """Write everything; None stands for a WorkPlacement that is let go without a write."""
+        await self._read_records(cluster, connections, deadline)
+        made: list[tuple[Edit, list[Key]]] = []
+        edits: dict[str, tuple[StateStore, Edit]] = {}
+        outcomes: dict[Key, Outcome | None] = dict(self.outcomes)
+        for target in self.targets.values():
+            kept = [root for _, root in self.view.roots(target.store).values()]
+            for edit, keys in target.edits(limits_of(connections.settings), kept):
+                made.append((edit, keys))
+                edits[edit.id] = (target.store, edit)
+            outcomes |= {key: error for key, error in target.refused.items() if key in target.wanted}
+        written = await write_all(edits, cluster, connections, deadline)
+        return outcomes | by_placement(made, written)
+
+    async def _read_records(self, cluster: Cluster, connections: Connections, deadline: Deadline) -> None:
+        wanted = {key: target for key, target in self.targets.items() if target.record_paths()}
+        if not wanted:
+            return
+        asked = {key: (target.store, target.record_paths()) for key, target in wanted.items()}
+        answers = await read_all(asked, cluster, connections, deadline)
+        for key, target in wanted.items():
+            answer = answers[key]
+            if isinstance(answer, LandfallError):
+                self.outcomes.update(dict.fromkeys(target.wanted, answer))
+                del self.targets[key]
+            else:
+                target.records = answer
+
+    def _target(self, key: Key, *, leaving: bool) -> Target:
+        decision = decide(key, self.view)
+        if decision is not None and decision.write is not None:
+            return Target(decision.write.destination, decision.write.store)
+        obj = self.view.destinations[key]
+        destination = Destination.parse(obj)
+        if leaving or destination.metadata.being_deleted:
+            store = self.view.store(destination)
+            if store is not None:
+                return Target(destination, store)
+        why = (
+            decision.verdict.message if decision is not None and decision.verdict is not None else "it is being deleted"
+        )
+        raise StateStoreNotReady(f"Destination {destination.name} cannot be written to: {why}")
+
+    def outgoing(self, key: Key, outcome: Outcome | None, settings: Settings) -> Iterator[Outgoing]:
+        """Yield the verdict on a WorkPlacement, and what is to be tried again."""
+        obj, origin = self.objects[key], self.origins[key]
+        reference = self.view.reference(obj, kind="WorkPlacement", attempt=self.attempts[key])
+        finalizers = tuple(f for f in obj["metadata"].get("finalizers") or () if f in _FINALIZERS)
+        leaving = bool(obj["metadata"].get("deletionTimestamp"))
+        if outcome is None or (leaving and (isinstance(outcome, Written) or _waited_enough(obj, outcome, settings))):
+            if finalizers:
+                yield Outgoing("status", Verdict(reference=reference, remove_finalizers=finalizers), origin)
+            return
+        if isinstance(outcome, LandfallError):
+            yield Outgoing("status", conditions.placement_failed(reference, str(outcome)), origin)
+            yield from retry("documents", reference, outcome, origin, settings, whatever_it_was=leaving)
+            return
+        verdict = conditions.placement_written(reference, outcome.version)
+        if not outcome.changed and (obj.get("status") or {}).get("versionID"):
+            verdict = verdict.model_copy(update={"fields": {}})  # nothing was written, so the version stays
+        if conditions.merged(verdict, obj) is not None:
+            yield Outgoing("status", verdict, origin)
+
+
+def _waited_enough(obj: Object, outcome: Outcome | None, settings: Settings) -> bool:
+    """Whether a WorkPlacement that is being deleted has waited long enough for a State Store that cannot be had."""
+    deleted_at = datetime.fromisoformat(obj["metadata"]["deletionTimestamp"])
+    gone = isinstance(outcome, StateStoreNotReady | InvalidObject)
+    grace = settings.cleanup_grace_seconds if gone else settings.cleanup_give_up_seconds
+    return (datetime.now(UTC) - deleted_at).total_seconds() >= grace

@@ -1,0 +1,147 @@
+"""WorkPlacements to edits, in each of the three modes; what write-documents computes (spec section 6)."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared import documents, paths
+from shared.documents import Limits
+from shared.errors import InvalidObject, LandfallError
+from shared.kube import Key, Object
+from shared.plan import Edit, Outcome
+from shared.resources import Destination, StateStore
+from shared.works import WorkPlacement
+
+
+@dataclass
+class Target:
+    """One Destination with the WorkPlacements of a batch that go there.
+
+    Attributes:
+        destination: that takes them.
+        store: its State Store.
+        wanted: keys of the WorkPlacements to deal with.
+        all: every WorkPlacement of the Destination that is known, by key; in mode nestedByMetadata only those wanted.
+        refused: by key, why a WorkPlacement cannot be written.
+        records: in mode none, the content of the record of each WorkPlacement that has one, by its path.
+    """
+
+    destination: Destination
+    store: StateStore
+    wanted: set[Key] = field(default_factory=set)
+    all: dict[Key, WorkPlacement] = field(default_factory=dict)
+    refused: dict[Key, LandfallError] = field(default_factory=dict)
+    records: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def root(self) -> str:
+        """The Destination's directory."""
+        return paths.destination_root(self.store, self.destination)
+
+    @property
+    def mode(self) -> str:
+        """How documents are laid out."""
+        return self.destination.spec.filepath.mode
+
+    def add(self, key: Key, obj: Object) -> None:
+        """Take a WorkPlacement up; one that cannot be read is refused."""
+        try:
+            self.all[key] = WorkPlacement.parse(obj)
+        except InvalidObject as error:
+            self.refused[key] = error
+
+    def record_paths(self) -> list[str]:
+        """Return the paths of the records that have to be read before edits can be made."""
+        if self.mode != "none":
+            return []
+        return [documents.state_file_path(self.root, self.all[key]) for key in self.wanted & self.all.keys()]
+
+    def edits(self, limits: Limits, kept: Collection[str]) -> Iterator[tuple[Edit, list[Key]]]:
+        """Yield each edit with the WorkPlacements that it is for; those that are refused go to `refused`.
+
+        Args:
+            limits: of what a WorkPlacement may bring.
+            kept: other Destinations' directories, which no edit touches.
+        """
+        make = {"nestedByMetadata": self._nested, "none": self._flat, "aggregatedYAML": self._aggregated}[self.mode]
+        own = frozenset(other for other in kept if other != self.root and paths.is_within(other, self.root))
+        for edit, keys in make(limits):
+            yield (edit, keys) if not own else (_keeping(edit, own), keys)
+
+    def _nested(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
+        for key, placement in self._wanted():
+            try:
+                files = {} if placement.metadata.being_deleted else documents.documents(placement, limits)
+                yield documents.nested_edit(_id(key), placement, self.root, files), [key]
+            except LandfallError as error:
+                self.refused[key] = error
+
+    def _flat(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
+        owners = self._owners()
+        for key, placement in self._wanted():
+            try:
+                record = self.records.get(documents.state_file_path(self.root, placement))
+                recorded = documents.recorded_files(record, self.destination)
+                files = {} if placement.metadata.being_deleted else documents.documents(placement, limits)
+                others = {
+                    path: str(owner) for path, owner in owners.items() if owner.metadata.uid != placement.metadata.uid
+                }
+                edit = documents.flat_edit(
+                    _id(key), placement, self.destination, self.root, files=files, recorded=recorded, others=others
+                )
+                yield edit, [key]
+            except LandfallError as error:
+                self.refused[key] = error
+
+    def _aggregated(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
+        contents: list[bytes] = []
+        keys = [key for key, placement in self._wanted() if placement.metadata.being_deleted]
+        for key, placement in sorted(self.all.items(), key=lambda item: item[1].name):
+            if placement.metadata.being_deleted:
+                continue
+            try:
+                contents += documents.documents(placement, limits).values()
+                if key in self.wanted:
+                    keys.append(key)
+            except LandfallError as error:
+                self.refused[key] = error
+        if keys:
+            label = f"{self.destination.metadata.namespace}/{self.destination.name}"
+            yield documents.aggregated_edit(f"aggregate {label}", self.destination, self.root, contents), keys
+
+    def _wanted(self) -> Iterator[tuple[Key, WorkPlacement]]:
+        return ((key, self.all[key]) for key in sorted(self.wanted & self.all.keys()))
+
+    def _owners(self) -> dict[str, WorkPlacement]:
+        """Return, by filepath, the WorkPlacement that has it: the oldest living one that names it."""
+        owners: dict[str, WorkPlacement] = {}
+        for placement in sorted(self.all.values(), key=_age):
+            if not placement.metadata.being_deleted:
+                for workload in placement.spec.workloads:
+                    owners.setdefault(
+                        "/".join(p for p in workload.filepath.split("/") if p not in {"", "."}), placement
+                    )
+        return owners
+
+
+def limits_of(settings: Any) -> Limits:
+    """Return the limits of the settings."""
+    return Limits(settings.max_placement_files, settings.max_file_bytes, settings.max_placement_bytes)
+
+
+def by_placement(edits: Sequence[tuple[Edit, list[Key]]], outcomes: Mapping[str, Outcome]) -> dict[Key, Outcome]:
+    """Return what became of each WorkPlacement."""
+    return {key: outcomes[edit.id] for edit, keys in edits for key in keys}
+
+
+def _keeping(edit: Edit, kept: frozenset[str]) -> Edit:
+    return Edit(edit.id, edit.label, edit.root, edit.files, edit.remove, edit.prune, edit.keep | kept)
+
+
+def _id(key: Key) -> str:
+    return f"{key[0]}/{key[1]}"
+
+
+def _age(placement: WorkPlacement) -> tuple[float, str, str]:
+    created = placement.metadata.creation_timestamp
+    return (created.timestamp() if created else 0.0, placement.metadata.namespace, placement.name)

@@ -1,0 +1,147 @@
+"""Works become placements, and placements become files, in all three modes (spec sections 2, 6, 7)."""
+
+import base64
+import gzip
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.local.runtime import LocalRuntime
+from shared.documents import CANARY_CONFIGMAP, CANARY_NAMESPACE
+from tests.integration.platform_team import Platform
+from tests.integration.test_first_ready import declare_bucket, declare_repository
+from tests.servers.git import GitServer
+from tests.servers.s3 import Minio
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CANARIES = {
+    "dependencies/kratix-canary-namespace.yaml": CANARY_NAMESPACE,
+    "resources/kratix-canary-configmap.yaml": CANARY_CONFIGMAP,
+}
+FLAT_CANARIES = {path.partition("/")[2]: content for path, content in CANARIES.items()}
+
+
+def packed(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content)).decode()
+
+
+def group(files: dict[str, bytes], id_: str = "5058f1af8388633f", **match: str) -> dict[str, Any]:
+    selectors = [{"source": "promise", "matchLabels": match}] if match else []
+    workloads = [{"filepath": path, "content": packed(content)} for path, content in files.items()]
+    return {"id": id_, "directory": ".", "destinationSelectors": selectors, "workloads": workloads}
+
+
+async def written(platform: Platform, name: str) -> None:
+    await platform.until(
+        lambda: (
+            platform.condition("workplacements", name, "Ready")[:2] == ("True", "WorkloadsWrittenToTargetDestination")
+        ),
+        f"{name} written",
+        seen=lambda: platform.conditions("workplacements", name),
+    )
+
+
+@pytest.mark.parametrize("kind", ["bucket", "git"])
+async def test_a_dependency_and_a_resource_request_lie_where_kratix_puts_them(
+    runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer, kind: str
+) -> None:
+    bucket = declare_bucket(platform, minio)
+    repository = git_server.create_repository()
+    declare_repository(platform, git_server, repository)
+
+    def tree() -> dict[str, bytes]:
+        files = minio.objects(bucket) if kind == "bucket" else repository.tree()
+        prefix = "destinations/dev/"
+        return {path.removeprefix(prefix): content for path, content in files.items() if path.startswith(prefix)}
+
+    platform.destination("worker-1", f"{kind}/default", path="dev", labels={"environment": "dev"})
+    await platform.wait_ready("worker-1")
+    platform.work("redis-deps", group({"crd.yaml": b"crd: 1\n", "sub/rbac.yaml": b"rbac: 1\n"}), promise="redis")
+    platform.work(
+        "redis-mine",
+        group({"instance.yaml": b"redis: 1\n"}, environment="dev"),
+        promise="redis",
+        resource="mine",
+        pipeline="instance-configure",
+    )
+    deps, mine = "redis-deps.worker-1-5058f", "redis-mine.worker-1-5058f"
+    await written(platform, deps)
+    await written(platform, mine)
+    assert tree() == {
+        **CANARIES,
+        "dependencies/redis/5058f/crd.yaml": b"crd: 1\n",
+        "dependencies/redis/5058f/sub/rbac.yaml": b"rbac: 1\n",
+        "resources/default/redis/mine/instance-configure/5058f/instance.yaml": b"redis: 1\n",
+    }
+    await runtime.idle()
+    assert platform.condition("works", "redis-deps", "Ready") == ("True", "AllWorkplacementsScheduled", "Ready")
+    placement = platform.object("workplacements", deps)
+    assert placement is not None
+    if kind == "git":
+        assert placement["status"]["versionID"] in {commit.sha for commit in repository.commits()}
+
+    platform.work("redis-deps", group({"crd.yaml": b"crd: 2\n"}), promise="redis")
+    await platform.until(lambda: tree().get("dependencies/redis/5058f/crd.yaml") == b"crd: 2\n", "updated", seen=tree)
+    await platform.until(lambda: "dependencies/redis/5058f/sub/rbac.yaml" not in tree(), "removed", seen=tree)
+    platform.delete_object("works", "redis-deps")
+    platform.delete_object("works", "redis-mine")
+    await platform.until(lambda: tree() == CANARIES, "only canaries", seen=tree)
+    await platform.until(lambda: platform.object("workplacements", deps) is None, "placement gone")
+    await platform.until(lambda: platform.object("works", "redis-deps") is None, "work gone")
+    await runtime.idle()
+
+
+async def test_mode_none_lies_flat_with_a_record(runtime: LocalRuntime, platform: Platform, minio: Minio) -> None:
+    bucket = declare_bucket(platform, minio)
+    platform.destination("worker-1", "bucket/default", path="dev", filepath={"mode": "none"})
+    platform.work("w", group({"a.yaml": b"a\n", "sub/b.yaml": b"b\n"}), promise="p")
+    await written(platform, "w.worker-1-5058f")
+
+    def tree() -> dict[str, bytes]:
+        return {path.removeprefix("destinations/dev/"): content for path, content in minio.objects(bucket).items()}
+
+    record = ".kratix/default-w.worker-1-5058f.yaml"
+    await platform.wait_ready("worker-1")
+    found = tree()
+    assert yaml.safe_load(found.pop(record)) == {"files": ["dev/a.yaml", "dev/sub/b.yaml"]}
+    assert found == {**FLAT_CANARIES, "a.yaml": b"a\n", "sub/b.yaml": b"b\n"}
+    platform.work("w", group({"a.yaml": b"a2\n", "c.yaml": b"c\n"}), promise="p")
+    await platform.until(lambda: "sub/b.yaml" not in tree() and tree().get("a.yaml") == b"a2\n", "updated", seen=tree)
+    platform.work("other", group({"c.yaml": b"mine\n"}), promise="p")
+    await platform.until(
+        lambda: platform.condition("workplacements", "other.worker-1-5058f", "WriteSucceeded")[0] == "False", "refused"
+    )
+    why = platform.condition("workplacements", "other.worker-1-5058f", "WriteSucceeded")[2]
+    assert "other.worker-1-5058f" in why
+    assert "w.worker-1-5058f" in why
+    assert tree()["c.yaml"] == b"c\n"
+    await platform.until(
+        lambda: platform.condition("works", "other", "Ready")[1] == "WorkplacementsFailing",
+        "the Work says so",
+        seen=lambda: platform.conditions("works", "other"),
+    )
+    platform.delete_object("works", "w")
+    await platform.until(lambda: "a.yaml" not in tree() and record not in tree(), "gone", seen=tree)
+    await runtime.idle()
+
+
+async def test_aggregated_yaml_is_one_file_of_all(runtime: LocalRuntime, platform: Platform, minio: Minio) -> None:
+    bucket = declare_bucket(platform, minio)
+    platform.destination("worker-1", "bucket/default", path="/", filepath={"mode": "aggregatedYAML"})
+    for name in ("b", "a"):
+        platform.work(name, group({f"{name}1.yaml": name.encode(), f"{name}2.yaml": name.encode() * 2}), promise="p")
+    for name in ("a", "b"):
+        await written(platform, f"{name}.worker-1-5058f")
+
+    def one() -> bytes | None:
+        return minio.get(bucket, "destinations/aggregated.yaml")
+
+    await platform.until(lambda: one() == b"a\n---\naa\n---\nb\n---\nbb", "aggregated", seen=one)
+    platform.delete_object("works", "a")
+    await platform.until(lambda: one() == b"b\n---\nbb", "without a", seen=one)
+    platform.delete_object("works", "b")
+    await platform.until(lambda: one() is None, "no file", seen=one)
+    await platform.until(lambda: platform.object("workplacements", "b.worker-1-5058f") is None, "placement gone")
+    await runtime.idle()
