@@ -33,7 +33,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test lint format lock clean distclean check-python
+.PHONY: help setup demo run test chaos lint format lock clean distclean check-python
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -51,6 +51,10 @@ test: $(DEV)/.installed ## run all tests (PYTEST_ARGS="tests/unit -x")
 	@echo "Building the servers that tests run against, where they are not in $(CACHE) yet"
 	@$(BIN)/python -m tests.servers.build
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(DEV)/.installed ## shake everything for ten minutes, and compare the world with a model (MINUTES=…, SEED=…)
+	@$(BIN)/python -m tests.servers.build
+	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 lint: $(DEV)/.installed ## check style, types, layers and the template
 	$(BIN)/ruff check .

@@ -64,10 +64,8 @@ def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | N
         return Decision(reference, conditions.destination_failed(reference, None, error))
     metadata = destination.metadata
     has_finalizer = CLEANUP_FINALIZER in metadata.finalizers
-    if metadata.being_deleted and destination.spec.cleanup == "all":
+    if metadata.being_deleted and (destination.spec.cleanup == "all" or not has_finalizer):
         return Decision(reference, cleanup=has_finalizer)
-    if metadata.being_deleted and not has_finalizer:
-        return Decision(reference)
     if destination.spec.cleanup == "all" and not has_finalizer:
         # Nothing is written before the finalizer is there; setting it comes back as the next change.
         return Decision(reference, Verdict(reference=reference, add_finalizers=(CLEANUP_FINALIZER,)))

@@ -112,7 +112,7 @@ def test_a_bad_document_refuses_its_placement(files: list[tuple[str, str]], word
     ],
     ids=str,
 )
-def test_a_placement_has_a_directory_of_its_own(changes: dict[str, str], directory: str) -> None:
+def test_a_placement_has_a_directory_of_its_own(changes: dict[str, Any], directory: str) -> None:
     assert documents.placement_directory("root", placement(**changes)) == directory
 
 
@@ -127,7 +127,7 @@ def test_a_placement_has_a_directory_of_its_own(changes: dict[str, str], directo
     ],
     ids=str,
 )
-def test_a_placement_whose_directory_would_be_anothers_is_refused(changes: dict[str, str]) -> None:
+def test_a_placement_whose_directory_would_be_anothers_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidObject):
         documents.placement_directory("root", placement(**changes))
 
