@@ -171,8 +171,11 @@ class _Batch:
             else:
                 verdict = conditions.store_failed(reference, error)
                 yield from retry("canary", reference, error, task.origin, settings)
-            if error is not None or not says_nothing_new(verdict, self.view.stores[key]):
+            news = not says_nothing_new(verdict, self.view.stores[key])
+            if error is not None or news:
                 yield Outgoing("status", verdict, task.origin)
+            if error is None and news:  # what could not be delivered while it was not ready is delivered now
+                yield Outgoing("documents", reference, task.origin)
 
     def _unreadable(self, key: StoreKey) -> LandfallError | None:
         try:

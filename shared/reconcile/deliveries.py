@@ -1,12 +1,12 @@
 """write-documents: bring the documents of WorkPlacements to where they belong, and say how it went (spec section 6)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from shared import conditions
 from shared.deadline import Deadline
-from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreNotReady
+from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreError, StateStoreNotReady
 from shared.kube import Cluster, Key, Object, key_of, together
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome, Written
@@ -16,7 +16,7 @@ from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import decide
 from shared.reconcile.placing import Target, by_placement, limits_of
 from shared.reconcile.store_batch import read_all, write_all
-from shared.reconcile.view import View
+from shared.reconcile.view import StoreKey, View, store_key
 from shared.resources import STORE_KINDS, Destination, StateStore
 from shared.settings import Settings
 from shared.works import DESTINATION_LABEL, REPO_FINALIZER, STATE_FILE_FINALIZER
@@ -54,6 +54,7 @@ async def write_documents(
                 failures.update(dict.fromkeys(batch.origins[key], outcome))
             else:
                 outgoing += batch.outgoing(key, outcome, connections.settings)
+        outgoing += batch.retries(outcomes, connections.settings)
     return {**failures, **await connections.queues.send(outgoing, deadline)}
 
 
@@ -61,18 +62,19 @@ async def _read(name: str, tasks: Mapping[tuple[str, Key], Task], cluster: Clust
     view = await View.of_all(name, cluster, deadline)
     batch = _Batch(view)
     single = {task.key: task for (kind, _), task in tasks.items() if kind == "WorkPlacement"}
-    whole: dict[str, frozenset[str]] = {}
+    whole: dict[str, tuple[frozenset[str], int]] = {}
     for (kind, key), task in tasks.items():
         keys = view.destinations_of((kind, *key)) if kind in STORE_KINDS else [key] if kind == "Destination" else []
         for destination in keys:
-            whole[destination[1]] = whole.get(destination[1], frozenset()) | task.origin
+            origin, attempt = whole.get(destination[1], (frozenset(), 0))
+            whole[destination[1]] = (origin | task.origin, max(attempt, task.reference.attempt))
     objects = await _placements(single, whole, cluster, deadline)
     for key, obj in objects.items():
         mine = single.get(key)
         if mine is not None and mine.means(obj):
             batch.take(key, obj, mine.origin, mine.reference.attempt)
-        elif (origin := whole.get(_target(obj))) is not None:
-            batch.take(key, obj, origin, 0)
+        elif (its := whole.get(_target(obj))) is not None:
+            batch.take(key, obj, *its)
     crowded = batch.crowded()
     if crowded:  # modes in which one WorkPlacement's files depend on all the others'
         labels = [{DESTINATION_LABEL: destination} for destination in sorted(crowded)]
@@ -82,7 +84,7 @@ async def _read(name: str, tasks: Mapping[tuple[str, Key], Task], cluster: Clust
 
 
 async def _placements(
-    single: Mapping[Key, Task], whole: Mapping[str, frozenset[str]], cluster: Cluster, deadline: Deadline
+    single: Mapping[Key, Task], whole: Collection[str], cluster: Cluster, deadline: Deadline
 ) -> dict[Key, Object]:
     if len(whole) > 1 or len(single) > _GET_AT_MOST:
         return {key_of(obj): obj for obj in await cluster.list_all("WorkPlacement", deadline)}
@@ -207,13 +209,27 @@ class _Batch:
             return
         if isinstance(outcome, LandfallError):
             yield Outgoing("status", conditions.placement_failed(reference, str(outcome)), origin)
-            yield from retry("documents", reference, outcome, origin, settings, whatever_it_was=leaving)
+            if leaving or not isinstance(outcome, StateStoreError):
+                yield from retry("documents", reference, outcome, origin, settings, whatever_it_was=leaving)
             return
         verdict = conditions.placement_written(reference, outcome.version)
         if not outcome.changed and (obj.get("status") or {}).get("versionID"):
             verdict = verdict.model_copy(update={"fields": {}})  # nothing was written, so the version stays
         if conditions.merged(verdict, obj) is not None:
             yield Outgoing("status", verdict, origin)
+
+    def retries(self, outcomes: Mapping[Key, Outcome | None], settings: Settings) -> Iterator[Outgoing]:
+        """Yield one retry a State Store for all its WorkPlacements that it failed."""
+        failed: dict[StoreKey, tuple[LandfallError, frozenset[str], int]] = {}
+        for target in self.targets.values():
+            for key in target.wanted:
+                error = outcomes.get(key)
+                if isinstance(error, StateStoreError) and not isinstance(error, StateStoreNotReady):
+                    store = store_key(target.store)
+                    known = failed.get(store, (error, frozenset(), 0))
+                    failed[store] = (error, known[1] | self.origins[key], max(known[2], self.attempts[key]))
+        for store, (error, origin, attempt) in failed.items():
+            yield from retry("documents", self.view.store_reference(store, attempt), error, origin, settings)
 
 
 def _waited_enough(obj: Object, outcome: Outcome | None, settings: Settings) -> bool:

@@ -28,6 +28,8 @@ from shared.works import (
     Work,
 )
 
+_ATTEMPTS = 5  # at a WorkPlacement that others keep changing
+
 
 async def place_works(
     messages: Mapping[str, Reference], connections: Connections, deadline: Deadline
@@ -179,18 +181,26 @@ class _Batch:
     ) -> Object | None:
         """Create a WorkPlacement or bring it up to date; return it if it is not what it was."""
         wanted = self._wanted(work, placement)
-        if known is None:
+        for _ in range(_ATTEMPTS):
             try:
-                return await cluster.create(wanted, deadline)
-            except KubernetesConflict:  # made by another run just now: it is brought up to date
+                if known is None:
+                    return await cluster.create(wanted, deadline)
+                return await self._bring_up_to_date(wanted, known, cluster, deadline)
+            except KubernetesConflict:  # another run, or a status, came between: look again
                 known = await cluster.get("WorkPlacement", work.metadata.namespace, placement.name, deadline)
-        if known is None or known["metadata"].get("deletionTimestamp"):
-            return None
+        raise KubernetesUnavailable(f"others keep changing WorkPlacement {placement.name}; it is tried again later")
+
+    async def _bring_up_to_date(
+        self, wanted: Object, known: Object, cluster: Cluster, deadline: Deadline
+    ) -> Object | None:
+        if known["metadata"].get("deletionTimestamp") or _generation(known) > _generation(wanted):
+            return None  # it goes, or another run has read a newer Work than we have
         metadata: dict[str, Any] = {}
         for part in ("labels", "annotations"):
             now, want = known["metadata"].get(part) or {}, wanted["metadata"][part]
             metadata[part] = {name: value for name, value in want.items() if now.get(name) != value}
-        if MISPLACED_LABEL in (known["metadata"].get("labels") or {}) and not placement.misplaced:
+        labels = known["metadata"].get("labels") or {}
+        if MISPLACED_LABEL in labels and MISPLACED_LABEL not in wanted["metadata"]["labels"]:
             metadata["labels"][MISPLACED_LABEL] = None
         if not any(metadata.values()):
             return None
@@ -259,6 +269,11 @@ class _Batch:
 def _placed(obj: Object) -> Placed:
     labels = obj["metadata"].get("labels") or {}
     return Placed(obj["metadata"]["name"], labels.get(GROUP_LABEL, ""), labels.get(DESTINATION_LABEL, ""))
+
+
+def _generation(placement: Object) -> int:
+    generation = (placement["metadata"].get("annotations") or {}).get(WORK_GENERATION_ANNOTATION, "")
+    return int(generation) if generation.isdigit() else 0
 
 
 def _write_failed(placement: Object) -> bool:
