@@ -1,0 +1,137 @@
+"""What is recorded for people to read: Events on objects (spec section 3), and messages that no function can read."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from infra.local.queues import MemoryQueues
+from infra.local.runtime import LocalRuntime
+from shared import conditions
+from shared.deadline import Deadline
+from shared.errors import StoreUnavailable
+from shared.messages import Reference, Verdict
+from shared.reconcile.connections import Connections
+from shared.reconcile.reports import report
+from shared.resources import Destination
+from shared.settings import Settings
+from tests.integration.flow import running
+from tests.integration.platform_team import Platform
+from tests.integration.test_deletion import gone
+from tests.integration.test_first_ready import declare_bucket
+from tests.servers.git import GitServer
+from tests.servers.kubernetes import KubernetesApi
+from tests.servers.s3 import Minio
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def runtime(cluster: KubernetesApi, git_server: GitServer) -> AsyncIterator[LocalRuntime]:
+    async with running(cluster, git_server) as running_:
+        yield running_
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def connections(cluster: KubernetesApi) -> AsyncIterator[Connections]:
+    async with Connections(Settings(kubeconfig=cluster.kubeconfig)) as opened:
+        yield opened
+
+
+async def test_kubectl_describe_tells_what_happened(
+    runtime: LocalRuntime, platform: Platform, minio: Minio, cluster: KubernetesApi
+) -> None:
+    kubectl = shutil.which("kubectl")
+    assert kubectl, "kubectl is not installed: install it, people read Events with it"
+    platform.destination("worker-1", "bucket/default")
+    await platform.wait_reason("worker-1", "StateStoreNotFound")
+    await runtime.idle()
+    declare_bucket(platform, minio)
+    await platform.wait_ready("worker-1")
+    await runtime.idle()
+    command = [kubectl, f"--kubeconfig={cluster.kubeconfig}", "describe", "destination", "worker-1"]
+    described = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True, timeout=60)
+    events = described.stdout[described.stdout.index("\nEvents:") :]
+    print(events)
+    lines = [re.split(r"\s{2,}", line.strip()) for line in events.splitlines()[4:]]
+    assert [(type_, reason, source, message) for type_, reason, _, source, message in lines] == [
+        ("Warning", "DestinationNotReady", "landfall", "BucketStateStore/default: not found"),
+        ("Normal", "DestinationReady", "landfall", "Destination is Ready"),
+    ]
+
+
+async def test_100_retries_of_one_failure_are_one_event_with_a_count_and_ready_adds_one_for_good(
+    platform: Platform, connections: Connections
+) -> None:
+    platform.destination("worker-1", "bucket/nowhere")  # no runtime is meant to be quick enough to disturb
+    obj = platform.get("worker-1")
+    assert obj is not None
+    destination = Destination.parse(obj)
+    reference = Reference(kind="Destination", name="worker-1", uid=obj["metadata"]["uid"], generation=1)
+    why = StoreUnavailable("bucket b at host did not answer within 20 s")
+
+    def failed(number: int) -> dict[str, Verdict]:
+        verdict = conditions.destination_failed(reference, destination.spec.state_store_ref, why)
+        return {f"message-{number}": verdict}
+
+    for number in range(95):
+        assert await report(failed(number), connections, Deadline.after(60)) == {}
+    # And some at the same time, as several containers do it.
+    results = await asyncio.gather(*(report(failed(n), connections, Deadline.after(60)) for n in range(95, 100)))
+    assert results == [{}] * 5
+    message = f"Failed to write test documents to State Store: {why}"
+    mine = [event for event in platform.events("worker-1") if event[2] == message]
+    assert mine == [("Warning", "DestinationNotReady", message, 100)]
+
+    ready = conditions.destination_ready(reference, destination)
+    for number in range(10):
+        assert await report({f"ready-{number}": ready}, connections, Deadline.after(60)) == {}
+    assert ("Normal", "DestinationReady", "Destination is Ready", 1) in platform.events("worker-1")
+
+
+async def test_a_destination_that_stays_ready_records_no_further_event_however_often_it_is_looked_at(
+    runtime: LocalRuntime, platform: Platform, minio: Minio
+) -> None:
+    declare_bucket(platform, minio)
+    platform.destination("worker-1", "bucket/default")
+    await platform.wait_ready("worker-1")
+    for path in ("one", "two"):
+        platform.destination("worker-1", "bucket/default", path=path)
+        await runtime.idle()
+        await runtime.resync()
+        await runtime.idle()
+    assert platform.ready("worker-1")[0] == "True"
+    assert platform.events("worker-1") == [("Normal", "DestinationReady", "Destination is Ready", 1)]
+    assert [event[3] for event in platform.events("default", "BucketStateStore")] == [1]
+
+
+async def test_messages_that_nobody_can_read_go_alone_to_their_dead_letter_queues(
+    runtime: LocalRuntime, platform: Platform, minio: Minio
+) -> None:
+    declare_bucket(platform, minio)
+    await platform.wait_store("bucket/default", "StateStoreReady")
+    poison = {
+        "ChangesQueue": ['{"type": "ADDED", "object": {"kind": "Pod"}}', "not JSON"],
+        "CanaryQueue": ['{"kind": "Destination"}', '{"kind": "Destination", "name": "x", "cluster": "elsewhere"}'],
+        "CleanupQueue": ["[]"],
+        "StatusQueue": ['{"reference": {}}'],
+    }
+    for queue, bodies in poison.items():
+        await runtime.queues.send(queue, bodies)
+    platform.destination("worker-1", "bucket/default", cleanup="all")
+    await platform.wait_ready("worker-1", 10)
+    platform.delete("destinations", "worker-1")
+    await gone(platform, "worker-1")
+    assert isinstance(runtime.queues, MemoryQueues)
+    aside = [queue for id_, queue in runtime.queues.queues.items() if "DeadLetter" in id_]
+    await platform.until(lambda: sum(len(queue.messages) for queue in aside) == 6, "all of them put aside")
+    assert await runtime.dead_letters() == {
+        "changes-dead-letter": 2, "canary-dead-letter": 2, "cleanup-dead-letter": 1, "status-dead-letter": 1,
+    }  # fmt: skip
+    assert {name: pool.failures for name, pool in runtime.functions.items() if pool.failures} == {}
