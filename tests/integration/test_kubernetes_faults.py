@@ -258,7 +258,7 @@ async def test_a_finalizer_that_the_api_refuses_is_told_with_its_words(
 async def test_a_continued_list_that_expired_begins_again_and_misses_nothing(
     platform: Platform, minio: Minio, api: Cluster, own_proxy: KubernetesProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.kube._PAGE", 2)
+    monkeypatch.setattr("shared.kube.cluster.PAGE", 2)
     for name in named("worker", 5):
         platform.destination(name, "bucket/nowhere")
     expired: list[Asked] = []

@@ -1,25 +1,15 @@
-"""The Kubernetes API: the only user of kubernetes_asyncio, and where its errors become ours.
+"""The objects of one Kubernetes API, as plain dictionaries: the generated models would cost time and memory."""
 
-Objects go in and out as plain dictionaries: the generated models would cost time and memory for nothing.
-"""
-
-import asyncio
-import json
-import random
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
-from http import HTTPStatus
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 from urllib.parse import quote
-
-import aiohttp
-from kubernetes_asyncio.client import ApiClient, ApiException, Configuration
-from kubernetes_asyncio.config import ConfigException, load_kube_config
 
 from shared.conditions import EventFact, rfc3339
 from shared.deadline import Deadline
-from shared.errors import InvalidObject, KubernetesConflict, KubernetesError, KubernetesUnavailable
+from shared.errors import InvalidObject, KubernetesConflict
+from shared.kube.connection import Connection, Gone, Object, together
 from shared.resources import API_VERSION, GROUP, VERSION
 from shared.settings import Settings
 
@@ -34,27 +24,19 @@ PLURALS: Final[Mapping[str, tuple[str, str]]] = {
     "Event": ("/api/v1", "events"),
 }
 
-_PAGE: Final = 500  # objects a list call; the API server's own clients use the same
-_ATTEMPTS: Final = 4
+PAGE: Final = 500  # objects a list call; the API server's own clients use the same
 _LIST_RESTARTS: Final = 3
-_MAX_WAIT_SECONDS: Final = 10.0  # longest Retry-After that is waited out; after that the queue does the waiting
-_MERGE_PATCH: Final = "application/merge-patch+json"
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
-Object = dict[str, Any]
 Key = tuple[str, str]  # namespace ("" for cluster-scoped) and name
-_Result = TypeVar("_Result")
 
 
 class Cluster:
-    """One Kubernetes API with one identity, kept open while the container is warm."""
+    """What the use cases do with one Kubernetes API."""
 
-    def __init__(self, client: ApiClient, settings: Settings) -> None:
-        self._client = client
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self._connection = connection
         self._settings = settings
-        self._calls = asyncio.Semaphore(settings.kubernetes_concurrency)
-        self._refreshing = asyncio.Lock()
-        self._retired: ApiClient | None = None
 
     @classmethod
     async def connect(cls, settings: Settings) -> Self:
@@ -63,13 +45,11 @@ class Cluster:
         Raises:
             KubernetesError: there is none, or it cannot be used.
         """
-        return cls(await _new_client(settings), settings)
+        return cls(await Connection.connect(settings), settings)
 
     async def close(self) -> None:
         """Give back connections."""
-        await self._client.close()
-        if self._retired is not None:
-            await self._retired.close()
+        await self._connection.close()
 
     async def get(self, kind: str, namespace: str, name: str, deadline: Deadline) -> Object | None:
         """Return an object, or None where there is none of that name.
@@ -77,7 +57,7 @@ class Cluster:
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
-        return await self._call("GET", _path(kind, namespace, name), deadline, missing_is_none=True)
+        return await self._connection.call("GET", _path(kind, namespace, name), deadline, missing_is_none=True)
 
     async def list_all(
         self, kind: str, deadline: Deadline, labels: Mapping[str, str] | None = None, *, metadata_only: bool = False
@@ -94,7 +74,7 @@ class Cluster:
             KubernetesError: the API refused or could not be reached.
         """
         prefix, plural = PLURALS[kind]
-        query: dict[str, str] = {"limit": str(_PAGE)}
+        query: dict[str, str] = {"limit": str(PAGE)}
         if labels:
             query["labelSelector"] = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
         accept = _METADATA_ONLY if metadata_only else "application/json"
@@ -102,10 +82,10 @@ class Cluster:
         restarts = 0
         while True:
             try:
-                page = await self._call(
+                page = await self._connection.call(
                     "GET", f"{prefix}/{plural}", deadline, query=query, missing_is_none=True, accept=accept
                 )
-            except _Gone:  # the list took longer than the server keeps it: begin again
+            except Gone:  # the list took longer than the server keeps it: begin again
                 restarts += 1
                 if "continue" not in query or restarts > _LIST_RESTARTS:
                     raise
@@ -170,7 +150,7 @@ class Cluster:
         prefix, plural = PLURALS[obj["kind"]]
         namespace = key_of(obj)[0]
         path = f"{prefix}{_scope(namespace)}/{plural}"
-        return await self._call("POST", path, deadline, body=obj, missing_is_none=True)
+        return await self._connection.call("POST", path, deadline, body=obj, missing_is_none=True)
 
     async def patch(self, obj: Object, patch: Object, deadline: Deadline) -> Object | None:
         """Merge into an object, if it is still as it was read; None where it is gone.
@@ -187,7 +167,7 @@ class Cluster:
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
-        await self._call("DELETE", _path(kind, namespace, name), deadline, missing_is_none=True)
+        await self._connection.call("DELETE", _path(kind, namespace, name), deadline, missing_is_none=True)
 
     async def record_event(self, obj: Object, fact: EventFact, deadline: Deadline) -> None:
         """Record a fact as an Event on an object; the same fact again only raises the count.
@@ -227,7 +207,7 @@ class Cluster:
         prefix, plural = PLURALS["Event"]
         while True:
             try:
-                await self._call("POST", f"{prefix}/namespaces/{namespace}/{plural}", deadline, body=event)
+                await self._connection.call("POST", f"{prefix}/namespaces/{namespace}/{plural}", deadline, body=event)
             except KubernetesConflict:
                 known = await self.get("Event", namespace, name, deadline)
                 if known is None:  # expired between the two calls
@@ -244,85 +224,7 @@ class Cluster:
         version = {"resourceVersion": obj["metadata"]["resourceVersion"]}
         body = {**patch, "metadata": {**patch.get("metadata", {}), **version}}
         path = _path(obj["kind"], namespace, name) + subresource
-        return await self._call("PATCH", path, deadline, body=body, missing_is_none=True)
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        deadline: Deadline,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-        missing_is_none: bool = False,
-        accept: str = "application/json",
-    ) -> Object | None:
-        refreshed = False
-        attempt = 1
-        while True:
-            wait = random.uniform(0.1, 0.4) * 2**attempt  # noqa: S311 -- jitter, not a secret
-            client = self._client
-            try:
-                async with self._calls:
-                    return await self._request(client, method, path, deadline, query=query, body=body, accept=accept)
-            except ApiException as error:
-                if error.status == HTTPStatus.NOT_FOUND and missing_is_none:
-                    return None
-                if error.status == HTTPStatus.UNAUTHORIZED and not refreshed:
-                    refreshed = True
-                    await self._refresh(client)
-                    continue
-                failure = _translated(error, method, path)
-                wait = _retry_after(error, wait)
-                worth_it = _is_overload(error)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                failure = KubernetesUnavailable(
-                    f"the Kubernetes API at {client.configuration.host} did not answer: {_reason(error)}"
-                )
-                worth_it = True
-            # A PATCH with a resourceVersion, a GET, a DELETE and a POST of a named Event may all be sent again: where
-            # the first one did arrive after all, the second one is told so (409, 404).
-            if not worth_it or attempt == _ATTEMPTS or wait > min(_MAX_WAIT_SECONDS, deadline.remaining):
-                raise failure from None
-            attempt += 1
-            await asyncio.sleep(wait)
-
-    async def _request(
-        self,
-        client: ApiClient,
-        method: str,
-        path: str,
-        deadline: Deadline,
-        *,
-        query: Mapping[str, str] | None,
-        body: Object | None,
-        accept: str,
-    ) -> Object:
-        headers = {"Accept": accept}
-        if method == "PATCH":
-            headers["Content-Type"] = _MERGE_PATCH
-        result: Object = await client.call_api(
-            path,
-            method,
-            query_params=list((query or {}).items()),
-            header_params=headers,
-            body=body,
-            response_types_map={200: "object", 201: "object", 202: "object"},
-            auth_settings=["BearerToken"],
-            _return_http_data_only=True,
-            _request_timeout=deadline.bound(self._settings.kubernetes_timeout_seconds),
-        )
-        return result
-
-    async def _refresh(self, refused: ApiClient) -> None:
-        """Read the identity again: once, however many calls were refused with the same one."""
-        async with self._refreshing:
-            if self._client is not refused:
-                return
-            fresh = await _new_client(self._settings)
-            if self._retired is not None:
-                await self._retired.close()
-            self._retired, self._client = refused, fresh  # other calls may still be under way with the old one
+        return await self._connection.call("PATCH", path, deadline, body=body, missing_is_none=True)
 
 
 class Clusters:
@@ -354,48 +256,10 @@ class Clusters:
             self._cluster = None
 
 
-async def together(calls: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
-    """Await calls side by side, and return their results in order.
-
-    Where one fails, the others are cancelled and its own error is raised, not a group of one.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
 def key_of(obj: Mapping[str, Any]) -> Key:
     """Return an object's namespace (empty for a cluster-scoped one) and name."""
     metadata = obj["metadata"]
     return metadata.get("namespace") or "", metadata["name"]
-
-
-class _Gone(KubernetesUnavailable):
-    """410: what a continued list began with is no longer kept."""
-
-
-async def _new_client(settings: Settings) -> ApiClient:
-    configuration = Configuration()
-    # An API server behind EKS may present a CA without the key usage that Python >= 3.13 asks for; the certificate
-    # itself stays verified.
-    configuration.disable_strict_ssl_verification = True
-    configuration.connection_pool_maxsize = settings.kubernetes_concurrency
-    try:
-        await load_kube_config(
-            config_file=None if settings.kubeconfig is None else str(settings.kubeconfig),
-            context=settings.kubeconfig_context,
-            client_configuration=configuration,
-            persist_config=False,
-        )
-    except (ConfigException, OSError, ValueError, KeyError) as error:
-        raise KubernetesError(
-            f"the kubeconfig {settings.kubeconfig or '~/.kube/config'} cannot be used ({type(error).__name__}):"
-            " set KUBECONFIG or LANDFALL_KUBECONFIG to one that can"
-        ) from None
-    return ApiClient(configuration)
 
 
 def _path(kind: str, namespace: str, name: str) -> str:
@@ -405,43 +269,3 @@ def _path(kind: str, namespace: str, name: str) -> str:
 
 def _scope(namespace: str) -> str:
     return f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-
-
-def _translated(error: ApiException, method: str, path: str) -> KubernetesError:
-    words = _words(error)
-    what = f"Kubernetes answered {error.status} to {method} {path}: {words}"
-    if error.status == HTTPStatus.CONFLICT:
-        return KubernetesConflict(what)
-    if error.status == HTTPStatus.GONE:
-        return _Gone(what)
-    if _is_overload(error):
-        return KubernetesUnavailable(what)
-    if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return KubernetesUnavailable(f"{what} (check the identity in the kubeconfig and its RBAC)")
-    return KubernetesError(what)
-
-
-def _is_overload(error: ApiException) -> bool:
-    """Whether the API server asks for patience, so that the very same call is worth sending again soon."""
-    return bool(error.status == HTTPStatus.TOO_MANY_REQUESTS or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR)
-
-
-def _words(error: ApiException) -> str:
-    """Return the API server's own sentence; a `Status` object's message never quotes a Secret's data."""
-    try:
-        return str(json.loads(error.body or "")["message"])[:500]
-    except (ValueError, KeyError, TypeError):
-        return str(error.reason)
-
-
-def _retry_after(error: ApiException, otherwise: float) -> float:
-    try:
-        return float(error.headers["Retry-After"]) if error.headers else otherwise
-    except (KeyError, ValueError):
-        return otherwise
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return f"{type(error).__name__}: {error}"[:300]

@@ -1,0 +1,6 @@
+"""The Kubernetes API: the only user of kubernetes_asyncio."""
+
+from shared.kube.cluster import Cluster, Clusters, Key, key_of
+from shared.kube.connection import Object, together
+
+__all__ = ["Cluster", "Clusters", "Key", "Object", "key_of", "together"]

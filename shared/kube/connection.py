@@ -1,0 +1,222 @@
+"""One connection to a Kubernetes API: calls with time-outs and retries, and where the library's errors become ours."""
+
+import asyncio
+import json
+import random
+from collections.abc import Coroutine, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, Final, Self, TypeVar
+
+import aiohttp
+from kubernetes_asyncio.client import ApiClient, ApiException, Configuration
+from kubernetes_asyncio.config import ConfigException, load_kube_config
+
+from shared.deadline import Deadline
+from shared.errors import KubernetesConflict, KubernetesError, KubernetesUnavailable
+from shared.settings import Settings
+
+_ATTEMPTS: Final = 4
+_MAX_WAIT_SECONDS: Final = 10.0  # longest Retry-After that is waited out; after that the queue does the waiting
+_MERGE_PATCH: Final = "application/merge-patch+json"
+
+Object = dict[str, Any]
+_Result = TypeVar("_Result")
+
+
+class Connection:
+    """One identity at one Kubernetes API, kept open while the container is warm."""
+
+    def __init__(self, client: ApiClient, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._calls = asyncio.Semaphore(settings.kubernetes_concurrency)
+        self._refreshing = asyncio.Lock()
+        self._retired: ApiClient | None = None
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> Self:
+        """Read the kubeconfig; nothing is sent yet.
+
+        Raises:
+            KubernetesError: there is none, or it cannot be used.
+        """
+        return cls(await _new_client(settings), settings)
+
+    async def close(self) -> None:
+        """Give back connections."""
+        await self._client.close()
+        if self._retired is not None:
+            await self._retired.close()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        deadline: Deadline,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        missing_is_none: bool = False,
+        accept: str = "application/json",
+    ) -> Object | None:
+        """Make one call, again where that may help, and return what the API answers.
+
+        Args:
+            method: of HTTP.
+            path: below the API server's address, quoted.
+            deadline: of all attempts together.
+            query: parameters.
+            body: an object, or for PATCH a merge patch (RFC 7396).
+            missing_is_none: whether 404 is an answer, not an error.
+            accept: the media type to ask for.
+
+        Raises:
+            Gone: what a continued list began with is no longer kept.
+            KubernetesConflict: the object is not as it was read, or there is one of that name already.
+            KubernetesError: the API refused or could not be reached.
+            OutOfTime: the deadline has passed.
+        """
+        refreshed = False
+        attempt = 1
+        while True:
+            wait = random.uniform(0.1, 0.4) * 2**attempt  # noqa: S311 -- jitter, not a secret
+            client = self._client
+            try:
+                async with self._calls:
+                    return await self._request(client, method, path, deadline, query=query, body=body, accept=accept)
+            except ApiException as error:
+                if error.status == HTTPStatus.NOT_FOUND and missing_is_none:
+                    return None
+                if error.status == HTTPStatus.UNAUTHORIZED and not refreshed:
+                    refreshed = True
+                    await self._refresh(client)
+                    continue
+                failure = _translated(error, method, path)
+                wait = _retry_after(error, wait)
+                worth_it = _is_overload(error)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                failure = KubernetesUnavailable(
+                    f"the Kubernetes API at {client.configuration.host} did not answer: {_reason(error)}"
+                )
+                worth_it = True
+            # A PATCH with a resourceVersion, a GET, a DELETE and a POST of a named Event may all be sent again: where
+            # the first one did arrive after all, the second one is told so (409, 404).
+            if not worth_it or attempt == _ATTEMPTS or wait > min(_MAX_WAIT_SECONDS, deadline.remaining):
+                raise failure from None
+            attempt += 1
+            await asyncio.sleep(wait)
+
+    async def _request(
+        self,
+        client: ApiClient,
+        method: str,
+        path: str,
+        deadline: Deadline,
+        *,
+        query: Mapping[str, str] | None,
+        body: Object | None,
+        accept: str,
+    ) -> Object:
+        headers = {"Accept": accept}
+        if method == "PATCH":
+            headers["Content-Type"] = _MERGE_PATCH
+        result: Object = await client.call_api(
+            path,
+            method,
+            query_params=list((query or {}).items()),
+            header_params=headers,
+            body=body,
+            response_types_map={200: "object", 201: "object", 202: "object"},
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _request_timeout=deadline.bound(self._settings.kubernetes_timeout_seconds),
+        )
+        return result
+
+    async def _refresh(self, refused: ApiClient) -> None:
+        """Read the identity again: once, however many calls were refused with the same one."""
+        async with self._refreshing:
+            if self._client is not refused:
+                return
+            fresh = await _new_client(self._settings)
+            if self._retired is not None:
+                await self._retired.close()
+            self._retired, self._client = refused, fresh  # other calls may still be under way with the old one
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
+    """Await calls side by side, and return their results in order.
+
+    Where one fails, the others are cancelled and its own error is raised, not a group of one.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+class Gone(KubernetesUnavailable):
+    """410: what a continued list began with is no longer kept."""
+
+
+async def _new_client(settings: Settings) -> ApiClient:
+    configuration = Configuration()
+    # An API server behind EKS may present a CA without the key usage that Python >= 3.13 asks for; the certificate
+    # itself stays verified.
+    configuration.disable_strict_ssl_verification = True
+    configuration.connection_pool_maxsize = settings.kubernetes_concurrency
+    try:
+        await load_kube_config(
+            config_file=None if settings.kubeconfig is None else str(settings.kubeconfig),
+            context=settings.kubeconfig_context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+    except (ConfigException, OSError, ValueError, KeyError) as error:
+        raise KubernetesError(
+            f"the kubeconfig {settings.kubeconfig or '~/.kube/config'} cannot be used ({type(error).__name__}):"
+            " set KUBECONFIG or LANDFALL_KUBECONFIG to one that can"
+        ) from None
+    return ApiClient(configuration)
+
+
+def _translated(error: ApiException, method: str, path: str) -> KubernetesError:
+    words = _words(error)
+    what = f"Kubernetes answered {error.status} to {method} {path}: {words}"
+    if error.status == HTTPStatus.CONFLICT:
+        return KubernetesConflict(what)
+    if error.status == HTTPStatus.GONE:
+        return Gone(what)
+    if _is_overload(error):
+        return KubernetesUnavailable(what)
+    if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return KubernetesUnavailable(f"{what} (check the identity in the kubeconfig and its RBAC)")
+    return KubernetesError(what)
+
+
+def _is_overload(error: ApiException) -> bool:
+    """Whether the API server asks for patience, so that the very same call is worth sending again soon."""
+    return bool(error.status == HTTPStatus.TOO_MANY_REQUESTS or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _words(error: ApiException) -> str:
+    """Return the API server's own sentence; a `Status` object's message never quotes a Secret's data."""
+    try:
+        return str(json.loads(error.body or "")["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)
+
+
+def _retry_after(error: ApiException, otherwise: float) -> float:
+    try:
+        return float(error.headers["Retry-After"]) if error.headers else otherwise
+    except (KeyError, ValueError):
+        return otherwise
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"{type(error).__name__}: {error}"[:300]
