@@ -37,6 +37,7 @@ class Reference(_Message):
         uid: of the object that was meant; empty where the sender does not know it.
         generation: that the sender saw; 0 where it does not know it.
         attempt: how many times this very reference has failed and been sent again.
+        path: a directory in the State Store that is meant; only where a Destination that is gone has left one.
     """
 
     cluster: str = ""
@@ -47,6 +48,7 @@ class Reference(_Message):
     generation: int = 0
     why: str = ""
     attempt: int = 0
+    path: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, str]:

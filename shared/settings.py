@@ -53,6 +53,9 @@ class Settings(BaseModel):
         description="delays before a failed write is tried again; then the resync takes over",
     )
     cleanup_grace_seconds: int = Field(900, ge=0, description="a deletion waits so long for a store that is gone")
+    sweep_delay_seconds: int = Field(
+        180, ge=0, le=900, description="after a clean-up, longer than a function runs; then canaries are removed again"
+    )
     cleanup_give_up_seconds: int = Field(86_400, ge=0, description="and so long for one that cannot be written to")
 
     # Concurrency.

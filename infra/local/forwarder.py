@@ -28,6 +28,7 @@ _WATCH_SECONDS: Final = 290
 _FIRST_BACKOFF_SECONDS: Final = 0.5
 _LAST_BACKOFF_SECONDS: Final = 15.0
 _CALL_SECONDS: Final = 30
+_SILENCE_SECONDS: Final = 100  # bookmarks come every minute: after that the connection is dead, whatever TCP says
 _BATCH: Final = 100
 
 
@@ -186,7 +187,7 @@ class Forwarder:
             "resourceVersion": version,
             "timeoutSeconds": str(seconds),
         }
-        limits = aiohttp.ClientTimeout(total=seconds + _CALL_SECONDS, connect=_CALL_SECONDS)
+        limits = aiohttp.ClientTimeout(total=seconds + _CALL_SECONDS, connect=_CALL_SECONDS, sock_read=_SILENCE_SECONDS)
         accept = kind.accept("PartialObjectMetadata")
         async with await self._access.open(kind.path, accept=accept, limits=limits, query=query) as response:
             if response.status == HTTPStatus.GONE:
@@ -205,25 +206,25 @@ class Forwarder:
     ) -> None:
         obj = _sent(kind, event["object"])
         key = _key(obj)
+        look = _look(obj)
         before = self._looks.pop((kind.kind, key), "")
         if event["type"] == "DELETED":
             known.pop(key, None)
         else:
             known[key] = {"metadata": obj["metadata"]}
-            self._looks[kind.kind, key] = _look(obj)
-            # Nobody reacts to a status but a State Store's, so that what the functions report comes back to nobody.
-            silent = kind.kind in {"Destination", "Work", "WorkPlacement"}
-            if silent and event["type"] == "MODIFIED" and before == _look(obj):
-                return
+            self._looks[kind.kind, key] = look
         if kind.kind == "Secret":
             if quiet or key not in self._secrets.values():
                 return
         elif kind.kind.endswith("StateStore"):
             self._remember_secret(kind, obj)
         sent = {"type": event["type"], "object": obj}
-        self._outgoing.put_nowait(json.dumps(sent))
         if self._observe is not None:
             self._observe(sent)
+        # Nobody reacts to a status but a State Store's, so that what the functions report comes back to nobody.
+        silent = kind.kind in {"Destination", "Work", "WorkPlacement"}
+        if not (silent and event["type"] == "MODIFIED" and before == look):
+            self._outgoing.put_nowait(json.dumps(sent))
 
     def _remember_secret(self, kind: _Kind, store: Object) -> None:
         reference = (store.get("spec") or {}).get("secretRef") or {}

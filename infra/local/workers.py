@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import sys
+import time
 import uuid
 from asyncio.subprocess import PIPE, Process
 from collections import deque
@@ -83,18 +84,26 @@ class Worker:
         if self._process is not None:
             return
         # -P: our own folder must not shadow what the handler imports.
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            _CONTAINER,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            env=self._environment,
-            cwd=ROOT,
-            start_new_session=True,  # Ctrl-C is for the runtime, which ends us in order
-            limit=_LONGEST_LINE,
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                _CONTAINER,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=self._environment,
+                cwd=ROOT,
+                start_new_session=True,  # Ctrl-C is for the runtime, which ends us in order
+                limit=_LONGEST_LINE,
+            )
         )
+        try:
+            self._process = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # a process that is half started is nobody's, and outlives its loop
+            self._process = await starting
+            await self._kill()
+            raise
         self._logging = asyncio.create_task(self._copy_log(self._process))
         function = self._function
         hello = {
@@ -189,13 +198,13 @@ class FunctionPool:
         function: what the template says about it.
         invocations: how many have begun.
         failures: how many ended without an answer.
-        at_work: those processes that have an event now.
+        at_work: those processes that have an event now, with the moment (`time.monotonic`) at which it came.
     """
 
     def __init__(self, function: Function, environment: Mapping[str, str], log: Log, size: int = 1) -> None:
         self.function = function
         self.invocations = self.failures = 0
-        self.at_work: set[Worker] = set()
+        self.at_work: dict[Worker, float] = {}
         self._log = log
         self._workers = [Worker(function, environment, log) for _ in range(size)]
         self._idle: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()
@@ -218,7 +227,7 @@ class FunctionPool:
         """
         worker = await self._idle.get()
         self.invocations += 1
-        self.at_work.add(worker)
+        self.at_work[worker] = time.monotonic()
         try:
             return await worker.invoke(event)
         except FunctionFailed as failure:
@@ -226,7 +235,7 @@ class FunctionPool:
             self.note(f"invocation failed: {failure}")
             raise
         finally:
-            self.at_work.discard(worker)
+            self.at_work.pop(worker, None)
             self._idle.put_nowait(worker)
 
     def note(self, text: str) -> None:

@@ -7,15 +7,16 @@ from shared import conditions
 from shared.deadline import Deadline
 from shared.documents import cleanup_edit
 from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreNotReady
-from shared.kube import Cluster, key_of, together
+from shared.kube import Cluster, Key, key_of, together
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome
 from shared.queues import Outgoing
 from shared.reconcile.batch import Task, retry, tasks_by_cluster
 from shared.reconcile.connections import Connections
 from shared.reconcile.store_batch import write_all
+from shared.reconcile.sweeps import sweep, sweep_later
 from shared.reconcile.view import View
-from shared.resources import CLEANUP_FINALIZER, Destination, StateStore
+from shared.resources import CLEANUP_FINALIZER, STORE_KINDS, Destination, StateStore
 from shared.settings import Settings
 
 DESTINATION_LABEL = "kratix.io/targetDestinationName"
@@ -29,21 +30,23 @@ async def clean_up(
     Whether a Destination is being deleted is read from the cluster: a message alone deletes nothing.
 
     Args:
-        messages: by message id, a Destination to look at.
+        messages: by message id, a Destination to look at, or a State Store with a directory to sweep.
         connections: of this container.
         deadline: of this invocation.
 
     Returns:
         By message id: why it has to be delivered again.
     """
-    failures: dict[str, Exception] = {}
+    sweeps = {message_id: reference for message_id, reference in messages.items() if reference.kind in STORE_KINDS}
+    failures = await sweep(sweeps, connections, deadline)
     outgoing: list[Outgoing] = []
-    for name, tasks in tasks_by_cluster(messages).items():
+    ours = {message_id: reference for message_id, reference in messages.items() if message_id not in sweeps}
+    for name, tasks in tasks_by_cluster(ours).items():
         try:
             cluster = await connections.clusters.get(name)
             view = await View.of_all(name, cluster, deadline)
             leaving = _leaving(tasks.values(), view)
-            remaining = await _delete_workplacements(leaving, cluster, deadline)
+            remaining = await _delete_workplacements(leaving, view, cluster, deadline)
         except LandfallError as error:
             failures.update({message_id: error for task in tasks.values() for message_id in task.origin})
             continue
@@ -65,6 +68,10 @@ async def clean_up(
                 continue
             reference = view.reference(view.destinations[task.key], attempt=task.reference.attempt)
             outgoing += _after(reference, destination, outcome, task.origin, connections.settings)
+            if not isinstance(outcome, LandfallError):
+                store, edit = edits[edit_id]
+                delay = connections.settings.sweep_delay_seconds
+                outgoing.append(sweep_later(store, edit.root, name, task.origin, delay))
     return {**failures, **await connections.queues.send(outgoing, deadline)}
 
 
@@ -117,17 +124,16 @@ def _leaving(tasks: Iterable[Task], view: View) -> dict[str, tuple[Task, Destina
 
 
 async def _delete_workplacements(
-    leaving: Mapping[str, tuple[Task, Destination]], cluster: Cluster, deadline: Deadline
+    leaving: Mapping[str, tuple[Task, Destination]], view: View, cluster: Cluster, deadline: Deadline
 ) -> dict[str, LandfallError]:
     """Delete the WorkPlacements of Destinations; return, by edit id, those that still have some."""
     if not leaving:
         return {}
-    by_destination: dict[str, list[tuple[str, str]]] = {}
-    for obj in await cluster.list_all("WorkPlacement", deadline):
-        name = ((obj.get("metadata") or {}).get("labels") or {}).get(DESTINATION_LABEL)
-        if name:
-            by_destination.setdefault(name, []).append(key_of(obj))
-    theirs = {edit_id: by_destination.get(destination.name, []) for edit_id, (_, destination) in leaving.items()}
+    by_destination: dict[Key | None, list[Key]] = {}
+    for obj in await cluster.list_all("WorkPlacement", deadline, metadata_only=True):
+        key, name = key_of(obj), (obj["metadata"].get("labels") or {}).get(DESTINATION_LABEL, "")
+        by_destination.setdefault(view.target(key[0], name), []).append(key)
+    theirs = {edit_id: by_destination.get(task.key, []) for edit_id, (task, _) in leaving.items()}
     placements = {key for keys in theirs.values() for key in keys}
     await together(cluster.delete("WorkPlacement", namespace, name, deadline) for namespace, name in placements)
     return {

@@ -148,13 +148,13 @@ def test_works_and_workplacements_of_kratix_are_kept_whole(api: KubernetesApi) -
             api.call("DELETE", f"{path}/whole")
 
 
+OURS = ("destinations", "bucketstatestores", "gitstatestores", "works", "workplacements")
 ALLOWED = {
     "landfall:functions": {
-        *((verb, kind) for verb in ("get", "list") for kind in ("destinations", "bucketstatestores", "gitstatestores")),
-        *(("patch", f"{kind}/status") for kind in ("destinations", "bucketstatestores", "gitstatestores")),
-        ("patch", "destinations"),
-        ("list", "workplacements"),
-        ("delete", "workplacements"),
+        *((verb, kind) for verb in ("get", "list") for kind in OURS),
+        *(("patch", f"{kind}/status") for kind in OURS),
+        *(("patch", kind) for kind in ("destinations", "works", "workplacements")),
+        *((verb, "workplacements") for verb in ("create", "delete")),
         ("get", "secrets"),
         *((verb, "events") for verb in ("get", "create", "patch")),
     },
@@ -165,7 +165,6 @@ ALLOWED = {
     },
 }
 CORE = {"secrets", "events", "configmaps", "pods"}
-OURS = ("destinations", "bucketstatestores", "gitstatestores", "works", "workplacements")
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 
 

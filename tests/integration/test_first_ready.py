@@ -250,13 +250,7 @@ async def test_300_destinations_of_one_repository_take_at_most_5_commits(
     declare_repository(platform, git_server, repository)
     names = list(named("worker", 300))
     began = time.monotonic()
-    create = asyncio.Semaphore(16)
-
-    async def one(name: str) -> None:
-        async with create:
-            await asyncio.to_thread(platform.destination, name, "git/default", path=name)
-
-    await asyncio.gather(*(one(name) for name in names))
+    await platform.create_destinations(names, "git/default")
     created = time.monotonic()
     await platform.until(
         lambda: all(

@@ -22,7 +22,7 @@ def test_building_again_is_quick() -> None:
         go_binary(name)  # a missing one names the command here, instead of being built within a test
     started = time.monotonic()
     assert build([]) == 0
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5
 
 
 def test_a_server_that_is_not_built_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def test_every_function_of_the_tree_is_declared_with_a_handler_that_exists(templ
 
 def test_queues_know_their_dead_letter_queues_and_mappings_their_queues(template: Template) -> None:
     fed = {mapping.queue for mapping in template.mappings}
-    assert {template.queues[queue].name for queue in fed} == {"changes", "canary", "cleanup", "status"}
+    names = {"changes", "canary", "cleanup", "works", "documents", "status"}
+    assert {template.queues[queue].name for queue in fed} == names
     for queue in fed:
         declared = template.queues[queue]
         assert template.queues[declared.dead_letter].name == f"{declared.name}-dead-letter"
