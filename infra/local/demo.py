@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import string
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,18 @@ _REPOSITORY: Final = "kratix.git"
 _READY_SECONDS: Final = 60.0
 _FAILURES: Final = 2  # invocations without an answer; here none should be, and more waiting mends nothing
 _READY_LINE: Final = "Ready True TestDocumentsWritten Test documents written to State Store"
+_WRITTEN_LINE: Final = "Ready True WorkloadsWrittenToTargetDestination Ready"
+_SCHEDULED_LINE: Final = "Ready True AllWorkplacementsScheduled Ready"
 _LOG_LINES: Final = 20
+
+# What must be so in the end: by plural and name, the line of Ready.
+_WORKS: Final[Mapping[tuple[str, str], str]] = {
+    ("works", "redis"): _SCHEDULED_LINE,
+    ("works", "redis-mine"): _SCHEDULED_LINE,
+    ("workplacements", "redis.worker-1-5058f"): _WRITTEN_LINE,
+    ("workplacements", "redis.worker-1-git-5058f"): _WRITTEN_LINE,
+    ("workplacements", "redis-mine.worker-1-git-5058f"): _WRITTEN_LINE,
+}
 
 # Written down here once more, so that the demo does not check the functions' work by the functions' own words.
 _EXPECTED: Final[Mapping[str, str]] = {
@@ -49,6 +60,23 @@ kind: ConfigMap
 metadata:
   name: kratix-info
   namespace: kratix-worker-system
+""",
+    "destinations/dev/dependencies/redis/5058f/namespace.yaml": """\
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: redis
+""",
+}
+_EXPECTED_IN_GIT: Final[Mapping[str, str]] = {  # the Destination that redis-mine was placed at
+    "destinations/dev/resources/default/redis/mine/instance-configure/5058f/mine.yaml": """\
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: mine
+  namespace: redis
+data:
+  size: small
 """,
 }
 
@@ -160,26 +188,35 @@ class Demo:
     async def _wait(self, destinations: list[str], runtime: LocalRuntime) -> list[str]:
         """Wait until all are Ready, and return complaints about those that are not."""
         began = self._progress.seconds
-        waiting = dict.fromkeys(destinations)
+        waiting = {**{("destinations", name): _READY_LINE for name in destinations}, **_WORKS}
         with self._progress.waiting("waiting for Ready"):
             try:
                 async with asyncio.timeout(_READY_SECONDS):
                     while waiting and all(pool.failures < _FAILURES for pool in runtime.functions.values()):
-                        for name in list(waiting):
-                            if condition_line(self._destination(name)) == _READY_LINE:
-                                self._progress.step("Ready", f"Destination/{name}")
-                                del waiting[name]
+                        for key, line in list(waiting.items()):
+                            obj = self._object(*key)
+                            if obj is not None and condition_line(obj) == line:
+                                self._progress.step("Ready", named(obj))
+                                del waiting[key]
                         await asyncio.sleep(0.02)
             except TimeoutError:
                 pass
         return [
-            f"Destination/{name} is not Ready after {self._progress.seconds - began:.0f} s:"
-            f" {condition_line(self._destination(name))}"
-            for name in waiting
+            f"{plural}/{name} is not Ready after {self._progress.seconds - began:.0f} s: {self._line(plural, name)}"
+            for plural, name in waiting
         ]
+
+    def _object(self, plural: str, name: str) -> dict[str, Any] | None:
+        kind = self._kubernetes.kind(plural)
+        found = self._kubernetes.store.list(kind, "default" if kind.namespaced else "")
+        return next((obj for obj in found if obj["metadata"]["name"] == name), None)
 
     def _destination(self, name: str) -> dict[str, Any]:
         return self._kubernetes.store.get(self._kubernetes.kind("destinations"), "", name)
+
+    def _line(self, plural: str, name: str) -> str:
+        obj = self._object(plural, name)
+        return "it does not exist" if obj is None else condition_line(obj)
 
     async def _show(self, destinations: list[str]) -> None:
         await self._wait_for_events(destinations)
@@ -192,8 +229,8 @@ class Demo:
         try:
             listed = await self._git.git(_REPOSITORY, "ls-tree", "-r", "--name-only", "main")
             self._progress.lines(file_list(listed.splitlines()))
-            self._progress.heading("$ git log -1 --stat main")
-            self._progress.lines(await self._git.git(_REPOSITORY, "log", "-1", "--stat=120", "main"))
+            self._progress.heading("$ git log --stat main")
+            self._progress.lines(await self._git.git(_REPOSITORY, "log", "--stat=120", "main"))
         except RuntimeError as error:
             self._progress.lines(f"  {error}")
 
@@ -210,11 +247,16 @@ class Demo:
 
     async def _check_files(self) -> list[str]:
         """Return complaints about what the two stores hold, read without the functions' own code."""
-        complaints = []
         in_bucket = self._s3.files(_BUCKET)
+        complaints = [f"the bucket has {path}, too" for path in _EXPECTED_IN_GIT if path in in_bucket]
         for path, content in _EXPECTED.items():
             if in_bucket.get(path) != content.encode():
                 complaints.append(f"the bucket's {path} is not as it should be: {in_bucket.get(path)!r}")
+        return complaints + await self._check_repository({**_EXPECTED, **_EXPECTED_IN_GIT}.items())
+
+    async def _check_repository(self, expected: Iterable[tuple[str, str]]) -> list[str]:
+        complaints = []
+        for path, content in expected:
             try:
                 found = await self._git.git(_REPOSITORY, "show", f"main:{path}")
             except RuntimeError as error:
@@ -227,7 +269,11 @@ class Demo:
         self._progress.heading("Result")
         for name in destinations:
             line = condition_line(self._destination(name))
-            self._progress.lines(f"Destination/{name:<14} {line}", style="green" if line == _READY_LINE else "red")
+            self._progress.lines(f"Destination/{name:<32} {line}", style="green" if line == _READY_LINE else "red")
+        for (plural, name), wanted in _WORKS.items():
+            line = self._line(plural, name)
+            what = {"works": "Work", "workplacements": "WorkPlacement"}[plural]
+            self._progress.lines(f"{what + '/' + name:<44} {line}", style="green" if line == wanted else "red")
         self._progress.lines(f"That took {self._progress.seconds:.1f} s.")
         if complaints:
             self._progress.failure("\n".join(["", "The demo failed:", *(f"- {complaint}" for complaint in complaints)]))
@@ -250,9 +296,10 @@ class Demo:
 
 
 async def run_demo(*, keep: bool, verbose: bool) -> int:
-    """Run the demo, and return the exit status: 0 only if both Destinations are Ready and their files are there."""
+    """Run the demo, and return the exit status: 0 only if all is Ready and all files are there."""
     progress = Progress()
-    progress.lines("Landfall demo: two Destinations become Ready, one on a bucket and one on Git.", style="bold")
+    words = "two Destinations become Ready, one on a bucket and one on Git, and take the documents of two Works"
+    progress.lines(f"Landfall demo: {words}.", style="bold")
     try:
         return 0 if await Demo(progress, keep=keep, verbose=verbose).run() else 1
     except* (RuntimeError, FunctionFailed, OSError) as errors:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from shared.deadline import Deadline
 from shared.errors import LandfallError
 from shared.events import Change
-from shared.kube import Cluster, Key, Object
+from shared.kube import Cluster, Key, Object, key_of
 from shared.messages import Reference
 from shared.queues import Outgoing
 from shared.reconcile.connections import Connections
@@ -42,16 +42,16 @@ async def decide_changes(
             continue
         try:
             cluster = await connections.clusters.get(name)
-            view, placed = await read_cluster(name, cluster, deadline)
+            view, placements = await read_cluster(name, cluster, deadline)
         except LandfallError as error:
             failures.update({message_id: error for message_id, _ in worth_it})
             continue
-        outgoing += _concerned(worth_it, view, placed).outgoing()
+        outgoing += _concerned(worth_it, view, _placed(placements)).outgoing()
     return {**failures, **await connections.queues.send(outgoing, deadline)}
 
 
-async def read_cluster(name: str, cluster: Cluster, deadline: Deadline) -> tuple[View, frozenset[str]]:
-    """Return all Destinations and State Stores, and the names of the Destinations that have WorkPlacements.
+async def read_cluster(name: str, cluster: Cluster, deadline: Deadline) -> tuple[View, list[Object]]:
+    """Return all Destinations and State Stores, and the metadata of all WorkPlacements.
 
     Raises:
         KubernetesError: a list could not be had.
@@ -62,21 +62,35 @@ async def read_cluster(name: str, cluster: Cluster, deadline: Deadline) -> tuple
         listed = await placements
     finally:
         placements.cancel()
-    labels = ((obj["metadata"].get("labels") or {}).get(DESTINATION_LABEL) for obj in listed)
-    return view, frozenset(label for label in labels if label)
+    return view, listed
 
 
-def decide_everything(view: View, placed: frozenset[str], origin: frozenset[str]) -> list[Outgoing]:
+def decide_everything(view: View, placements: Sequence[Object], origin: frozenset[str]) -> list[Outgoing]:
     """Return what to send to have every object of a cluster looked at, with nothing sent twice (resync)."""
-    concerned = _Concerned(view, placed)
+    concerned = _Concerned(view, _placed(placements))
     for store in view.stores:
         concerned.stores[store] = origin
     for key in view.destinations:
         concerned.destinations[key] = origin
     return [
         *concerned.outgoing(),
+        # Of those that belong to a Destination, its State Store's message means them all.
+        *(
+            Outgoing("documents", view.reference(obj, kind="WorkPlacement"), origin)
+            for obj in placements
+            if obj["metadata"].get("finalizers") and view.target(key_of(obj)[0], _destination_of(obj)) is None
+        ),
         Outgoing("works", Reference(cluster=view.cluster, kind="Destination", name="*"), origin),
     ]
+
+
+def _placed(placements: Iterable[Object]) -> frozenset[str]:
+    """Return the names of the Destinations that have WorkPlacements."""
+    return frozenset(name for obj in placements if (name := _destination_of(obj)))
+
+
+def _destination_of(placement: Object) -> str:
+    return str((placement["metadata"].get("labels") or {}).get(DESTINATION_LABEL, ""))
 
 
 def _by_cluster(messages: Mapping[str, Sequence[Change]]) -> dict[str, list[tuple[str, Change]]]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from shared import conditions
+from shared import conditions, paths
 from shared.deadline import Deadline
 from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreError, StateStoreNotReady
 from shared.kube import Cluster, Key, Object, key_of, together
@@ -48,6 +48,7 @@ async def write_documents(
         except LandfallError as error:
             failures.update({message_id: error for task in tasks.values() for message_id in task.origin})
             continue
+        outgoing += batch.holding()
         outcomes = await batch.write(cluster, connections, deadline)
         for key, outcome in outcomes.items():
             if isinstance(outcome, OutOfTime):
@@ -62,18 +63,18 @@ async def _read(name: str, tasks: Mapping[tuple[str, Key], Task], cluster: Clust
     view = await View.of_all(name, cluster, deadline)
     batch = _Batch(view)
     single = {task.key: task for (kind, _), task in tasks.items() if kind == "WorkPlacement"}
-    whole: dict[str, tuple[frozenset[str], int]] = {}
+    whole: dict[Key, tuple[frozenset[str], int]] = {}
     for (kind, key), task in tasks.items():
         keys = view.destinations_of((kind, *key)) if kind in STORE_KINDS else [key] if kind == "Destination" else []
         for destination in keys:
-            origin, attempt = whole.get(destination[1], (frozenset(), 0))
-            whole[destination[1]] = (origin | task.origin, max(attempt, task.reference.attempt))
-    objects = await _placements(single, whole, cluster, deadline)
+            origin, attempt = whole.get(destination, (frozenset(), 0))
+            whole[destination] = (origin | task.origin, max(attempt, task.reference.attempt))
+    objects = await _placements(single, {destination for _, destination in whole}, cluster, deadline)
     for key, obj in objects.items():
-        mine = single.get(key)
+        mine, destination_key = single.get(key), view.target(key[0], _target(obj))
         if mine is not None and mine.means(obj):
             batch.take(key, obj, mine.origin, mine.reference.attempt)
-        elif (its := whole.get(_target(obj))) is not None:
+        elif destination_key is not None and (its := whole.get(destination_key)) is not None:
             batch.take(key, obj, *its)
     crowded = batch.crowded()
     if crowded:  # modes in which one WorkPlacement's files depend on all the others'
@@ -112,6 +113,7 @@ class _Batch:
         attempts: how often each has been tried before.
         targets: by Destination.
         outcomes: of those that need no writing, or cannot be written.
+        unheld: the finalizers that have to be there before the first write.
     """
 
     view: View
@@ -120,23 +122,28 @@ class _Batch:
     attempts: dict[Key, int] = field(default_factory=dict)
     targets: dict[Key, Target] = field(default_factory=dict)
     outcomes: dict[Key, Outcome | None] = field(default_factory=dict)
+    unheld: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
     def take(self, key: Key, obj: Object, origin: frozenset[str], attempt: int) -> None:
         """Take a WorkPlacement up, and find out where it goes."""
         self.objects[key], self.origins[key], self.attempts[key] = obj, origin, attempt
-        destination_key = next(
-            (k for k in ((key[0], _target(obj)), ("", _target(obj))) if k in self.view.destinations), None
-        )
+        destination_key = self.view.target(key[0], _target(obj))
         if destination_key is None:
             self.outcomes[key] = None  # its Destination is gone: nothing of it can be found, so it is let go
             return
-        target = self.targets.get(destination_key)
         try:
-            target = target or self._target(destination_key, leaving=bool(obj["metadata"].get("deletionTimestamp")))
+            target = self._target(destination_key, leaving=bool(obj["metadata"].get("deletionTimestamp")))
         except LandfallError as error:
             self.outcomes[key] = error
             return
-        self.targets[destination_key] = target
+        if target is None:
+            self.outcomes[key] = None
+            return
+        target = self.targets.setdefault(destination_key, target)
+        unheld = _missing_finalizers(obj, target)
+        if unheld:  # made by hand, or let go while its Destination was away; setting them comes back as a change
+            self.unheld[key] = unheld
+            return
         target.wanted.add(key)
         target.add(key, obj)
 
@@ -146,10 +153,15 @@ class _Batch:
 
     def surround(self, objects: Mapping[Key, Object]) -> None:
         """Let Destinations know the WorkPlacements that are not of this batch."""
-        by_name = {target.destination.name: target for target in self.targets.values()}
         for key, obj in objects.items():
-            target = by_name.get(_target(obj))
-            if target is not None and target.mode != "nestedByMetadata" and key not in target.all:
+            destination_key = self.view.target(key[0], _target(obj))
+            target = None if destination_key is None else self.targets.get(destination_key)
+            if target is None or target.mode == "nestedByMetadata" or key in self.objects:
+                continue
+            if target.mode == "none" and _write_failed(obj):  # what stood in its way may be leaving with this batch
+                origin = frozenset[str]().union(*(self.origins[wanted] for wanted in target.wanted))
+                self.take(key, obj, origin, 0)
+            else:
                 target.add(key, obj)
                 target.refused.pop(key, None)
 
@@ -182,20 +194,32 @@ class _Batch:
             else:
                 target.records = answer
 
-    def _target(self, key: Key, *, leaving: bool) -> Target:
+    def _target(self, key: Key, *, leaving: bool) -> Target | None:
+        """Return where a Destination's documents go; None where it has none, as its directory is another's.
+
+        Raises:
+            LandfallError: it takes none now; what is leaving may go from wherever the State Store is known.
+        """
         decision = decide(key, self.view)
         if decision is not None and decision.write is not None:
             return Target(decision.write.destination, decision.write.store)
         obj = self.view.destinations[key]
         destination = Destination.parse(obj)
-        if leaving or destination.metadata.being_deleted:
-            store = self.view.store(destination)
-            if store is not None:
-                return Target(destination, store)
+        store = self.view.store(destination) if leaving else None
+        if store is not None:
+            owner = self.view.owner(store, paths.destination_root(store, destination))
+            own = owner is None or owner.metadata.uid == destination.metadata.uid
+            return Target(destination, store) if own else None
         why = (
             decision.verdict.message if decision is not None and decision.verdict is not None else "it is being deleted"
         )
         raise StateStoreNotReady(f"Destination {destination.name} cannot be written to: {why}")
+
+    def holding(self) -> Iterator[Outgoing]:
+        """Yield the verdicts that set missing finalizers."""
+        for key, finalizers in self.unheld.items():
+            reference = self.view.reference(self.objects[key], kind="WorkPlacement")
+            yield Outgoing("status", Verdict(reference=reference, add_finalizers=finalizers), self.origins[key])
 
     def outgoing(self, key: Key, outcome: Outcome | None, settings: Settings) -> Iterator[Outgoing]:
         """Yield the verdict on a WorkPlacement, and what is to be tried again."""
@@ -230,6 +254,19 @@ class _Batch:
                     failed[store] = (error, known[1] | self.origins[key], max(known[2], self.attempts[key]))
         for store, (error, origin, attempt) in failed.items():
             yield from retry("documents", self.view.store_reference(store, attempt), error, origin, settings)
+
+
+def _missing_finalizers(obj: Object, target: Target) -> tuple[str, ...]:
+    metadata = obj["metadata"]
+    needed = _FINALIZERS if target.mode == "none" else (REPO_FINALIZER,)
+    if metadata.get("deletionTimestamp"):
+        return ()
+    return tuple(finalizer for finalizer in needed if finalizer not in (metadata.get("finalizers") or ()))
+
+
+def _write_failed(obj: Object) -> bool:
+    found = conditions.find((obj.get("status") or {}).get("conditions") or (), conditions.WRITE_SUCCEEDED) or {}
+    return found.get("status") == "False"
 
 
 def _waited_enough(obj: Object, outcome: Outcome | None, settings: Settings) -> bool:

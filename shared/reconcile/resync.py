@@ -24,7 +24,7 @@ async def resync(messages: Mapping[str, object], connections: Connections, deadl
     """
     name = connections.settings.cluster
     try:
-        view, placed = await read_cluster(name, await connections.clusters.get(name), deadline)
+        view, placements = await read_cluster(name, await connections.clusters.get(name), deadline)
     except LandfallError as error:
         return dict.fromkeys(messages, error)
-    return await connections.queues.send(decide_everything(view, placed, frozenset(messages)), deadline)
+    return await connections.queues.send(decide_everything(view, placements, frozenset(messages)), deadline)

@@ -82,6 +82,13 @@ class View:
         """Return the Destinations that refer to a State Store object."""
         return self._by_store.get(key, [])
 
+    def target(self, namespace: str, name: str) -> Key | None:
+        """Return the Destination that a WorkPlacement of a namespace names, or None where there is none.
+
+        On older clusters, where Destinations are namespaced, it is one of the WorkPlacement's own namespace.
+        """
+        return next((key for key in ((namespace, name), ("", name)) if key in self.destinations), None)
+
     def stores_of_secret(self, key: Key) -> list[StoreKey]:
         """Return the State Store objects that use a Secret."""
         return self._by_secret.get(key, [])

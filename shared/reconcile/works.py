@@ -145,7 +145,7 @@ class _Batch:
         if not has_finalizer:  # nothing is placed before it is there; setting it comes back as the next change
             return [Verdict(reference=reference, add_finalizers=(WORK_FINALIZER,))]
         work = Work.parse(obj)
-        plan = schedule(work, [_placed(found) for found in placed], self.destinations)
+        plan = schedule(work, [_placed(found) for found in placed], self._near(work))
         existing = {found["metadata"]["name"]: found for found in placed}
         changed = await together(
             self._apply(work, placement, existing.get(placement.name), cluster, deadline)
@@ -209,7 +209,7 @@ class _Batch:
 
     def _wanted(self, work: Work, placement: Placement) -> Object:
         metadata = work.metadata
-        mode = next((d.spec.filepath.mode for d in self.destinations if d.name == placement.destination), "")
+        mode = next((d.spec.filepath.mode for d in self._near(work) if d.name == placement.destination), "")
         labels = {
             WORK_LABEL: work.name,
             GROUP_LABEL: placement.group.id,
@@ -248,6 +248,10 @@ class _Batch:
             },
             "spec": spec,
         }
+
+    def _near(self, work: Work) -> list[Destination]:
+        """Return the Destinations that a Work may go to: on older clusters, those of its own namespace."""
+        return [d for d in self.destinations if d.metadata.namespace in {"", work.metadata.namespace}]
 
     def _reference(self, obj: Object, kind: str) -> Reference:
         metadata = obj["metadata"]

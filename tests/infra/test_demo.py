@@ -15,7 +15,9 @@ READY = "Ready True TestDocumentsWritten Test documents written to State Store"
 FILES = (
     "destinations/dev/dependencies/kratix-canary-namespace.yaml",
     "destinations/dev/resources/kratix-canary-configmap.yaml",
+    "destinations/dev/dependencies/redis/5058f/namespace.yaml",
 )
+REQUEST = "destinations/dev/resources/default/redis/mine/instance-configure/5058f/mine.yaml"
 
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -60,9 +62,24 @@ def test_the_demo_ends_with_both_destinations_ready(output: str) -> None:
     assert re.search(rf"^Destination/worker-1-git +{READY}$", output, re.MULTILINE)
 
 
-def test_the_demo_lists_the_canary_documents_of_both_stores(output: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        *((f"Work/{name}", "AllWorkplacementsScheduled") for name in ("redis", "redis-mine")),
+        *(
+            (f"WorkPlacement/{name}-5058f", "WorkloadsWrittenToTargetDestination")
+            for name in ("redis.worker-1", "redis.worker-1-git", "redis-mine.worker-1-git")
+        ),
+    ],
+)
+def test_the_demo_ends_with_both_works_placed_and_written(output: str, name: str, words: str) -> None:
+    assert re.search(rf"^{re.escape(name)} +Ready True {words} Ready$", output, re.MULTILINE)
+
+
+def test_the_demo_lists_the_documents_of_both_stores_and_the_resource_request_in_one(output: str) -> None:
     for path in FILES:
         assert len(re.findall(rf"^  {re.escape(path)}$", output, re.MULTILINE)) == 2
+    assert len(re.findall(rf"^  {re.escape(REQUEST)}$", output, re.MULTILINE)) == 1
 
 
 def test_the_demo_shows_the_conditions_as_kubectl_would_and_the_commit(output: str) -> None:
@@ -76,7 +93,7 @@ def test_the_demo_shows_the_conditions_as_kubectl_would_and_the_commit(output: s
 def test_the_demo_tells_its_progress_in_plain_lines_where_there_is_no_terminal(output: str) -> None:
     assert "\x1b" not in output
     steps = r"^\[ +\d+\.\d s\] (Kubernetes API|S3 server|Git server|Functions|Ready) "
-    assert len(re.findall(steps, output, re.MULTILINE)) == 6
+    assert len(re.findall(steps, output, re.MULTILINE)) == 11
 
 
 def test_a_demo_whose_functions_cannot_work_fails_with_their_own_words() -> None:
