@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from shared.documents import CANARY_CONFIGMAP, CANARY_NAMESPACE
 from tests.integration.platform_team import Platform
 from tests.integration.test_first_ready import declare_bucket, declare_repository
 from tests.servers.git import GitServer
+from tests.servers.repository import Repository
 from tests.servers.s3 import Minio
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -43,20 +45,36 @@ async def written(platform: Platform, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["bucket", "git"])
-async def test_a_dependency_and_a_resource_request_lie_where_kratix_puts_them(
-    runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer, kind: str
-) -> None:
-    bucket = declare_bucket(platform, minio)
-    repository = git_server.create_repository()
-    declare_repository(platform, git_server, repository)
+@dataclass
+class Place:
+    """A State Store of one of the two kinds, as whoever reads it sees it."""
 
-    def tree() -> dict[str, bytes]:
-        files = minio.objects(bucket) if kind == "bucket" else repository.tree()
-        prefix = "destinations/dev/"
+    kind: str
+    bucket: str
+    minio: Minio
+    repository: Repository
+
+    def tree(self, prefix: str) -> dict[str, bytes]:
+        """Return everything below a directory."""
+        files = self.minio.objects(self.bucket) if self.kind == "bucket" else self.repository.tree()
         return {path.removeprefix(prefix): content for path, content in files.items() if path.startswith(prefix)}
 
-    platform.destination("worker-1", f"{kind}/default", path="dev", labels={"environment": "dev"})
+
+@pytest.fixture(params=["bucket", "git"])
+def place(request: pytest.FixtureRequest, platform: Platform, minio: Minio, git_server: GitServer) -> Place:
+    """A State Store `default` of each kind, with path `destinations`."""
+    repository = git_server.create_repository()
+    declare_repository(platform, git_server, repository)
+    return Place(request.param, declare_bucket(platform, minio), minio, repository)
+
+
+async def test_a_dependency_and_a_resource_request_lie_where_kratix_puts_them(
+    runtime: LocalRuntime, platform: Platform, place: Place
+) -> None:
+    def tree() -> dict[str, bytes]:
+        return place.tree("destinations/dev/")
+
+    platform.destination("worker-1", f"{place.kind}/default", path="dev", labels={"environment": "dev"})
     await platform.wait_ready("worker-1")
     platform.work("redis-deps", group({"crd.yaml": b"crd: 1\n", "sub/rbac.yaml": b"rbac: 1\n"}), promise="redis")
     platform.work(
@@ -79,8 +97,8 @@ async def test_a_dependency_and_a_resource_request_lie_where_kratix_puts_them(
     assert platform.condition("works", "redis-deps", "Ready") == ("True", "AllWorkplacementsScheduled", "Ready")
     placement = platform.object("workplacements", deps)
     assert placement is not None
-    if kind == "git":
-        assert placement["status"]["versionID"] in {commit.sha for commit in repository.commits()}
+    if place.kind == "git":
+        assert placement["status"]["versionID"] in {commit.sha for commit in place.repository.commits()}
 
     platform.work("redis-deps", group({"crd.yaml": b"crd: 2\n"}), promise="redis")
     await platform.until(lambda: tree().get("dependencies/redis/5058f/crd.yaml") == b"crd: 2\n", "updated", seen=tree)
@@ -93,18 +111,18 @@ async def test_a_dependency_and_a_resource_request_lie_where_kratix_puts_them(
     await runtime.idle()
 
 
-async def test_mode_none_lies_flat_with_a_record(runtime: LocalRuntime, platform: Platform, minio: Minio) -> None:
-    bucket = declare_bucket(platform, minio)
-    platform.destination("worker-1", "bucket/default", path="dev", filepath={"mode": "none"})
+async def test_mode_none_lies_flat_with_a_record(runtime: LocalRuntime, platform: Platform, place: Place) -> None:
+    platform.destination("worker-1", f"{place.kind}/default", path="dev", filepath={"mode": "none"})
     platform.work("w", group({"a.yaml": b"a\n", "sub/b.yaml": b"b\n"}), promise="p")
     await written(platform, "w.worker-1-5058f")
 
     def tree() -> dict[str, bytes]:
-        return {path.removeprefix("destinations/dev/"): content for path, content in minio.objects(bucket).items()}
+        return place.tree("destinations/dev/")
 
     record = ".kratix/default-w.worker-1-5058f.yaml"
     await platform.wait_ready("worker-1")
     found = tree()
+    assert found[record] == b"files:\n- dev/a.yaml\n- dev/sub/b.yaml\n"
     assert yaml.safe_load(found.pop(record)) == {"files": ["dev/a.yaml", "dev/sub/b.yaml"]}
     assert found == {**FLAT_CANARIES, "a.yaml": b"a\n", "sub/b.yaml": b"b\n"}
     platform.work("w", group({"a.yaml": b"a2\n", "c.yaml": b"c\n"}), promise="p")
@@ -127,16 +145,15 @@ async def test_mode_none_lies_flat_with_a_record(runtime: LocalRuntime, platform
     await runtime.idle()
 
 
-async def test_aggregated_yaml_is_one_file_of_all(runtime: LocalRuntime, platform: Platform, minio: Minio) -> None:
-    bucket = declare_bucket(platform, minio)
-    platform.destination("worker-1", "bucket/default", path="/", filepath={"mode": "aggregatedYAML"})
+async def test_aggregated_yaml_is_one_file_of_all(runtime: LocalRuntime, platform: Platform, place: Place) -> None:
+    platform.destination("worker-1", f"{place.kind}/default", path="/", filepath={"mode": "aggregatedYAML"})
     for name in ("b", "a"):
         platform.work(name, group({f"{name}1.yaml": name.encode(), f"{name}2.yaml": name.encode() * 2}), promise="p")
     for name in ("a", "b"):
         await written(platform, f"{name}.worker-1-5058f")
 
     def one() -> bytes | None:
-        return minio.get(bucket, "destinations/aggregated.yaml")
+        return place.tree("destinations/").get("aggregated.yaml")
 
     await platform.until(lambda: one() == b"a\n---\naa\n---\nb\n---\nbb", "aggregated", seen=one)
     platform.delete_object("works", "a")
