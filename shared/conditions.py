@@ -136,7 +136,7 @@ def work_scheduled(
     misplaced: Sequence[str] = (),
     failing: Sequence[str] = (),
 ) -> Verdict:
-    """Return the verdict of a Work: the first of unscheduled, misplaced, failing and all well that is true.
+    """Return the verdict of a Work: the first of unscheduled, failing, misplaced and all well that is true.
 
     Args:
         reference: to the Work.
@@ -150,11 +150,11 @@ def work_scheduled(
             "UnscheduledWorkloads",
             f"No matching destination found for workloadGroups: [{','.join(unscheduled)}]",
         )
+    elif failing:
+        reason, words = "WorkplacementsFailing", f"Workplacements failed to write: [{','.join(failing)}]"
     elif misplaced:
         words = "Target destination no longer matches destinationSelectors for workloadGroups:"
         reason, words = MISMATCH, f"{words} [{','.join(misplaced)}]"
-    elif failing:
-        reason, words = "WorkplacementsFailing", f"Workplacements failed to write: [{','.join(failing)}]"
     else:
         reason, words = "AllWorkplacementsScheduled", "All workplacements scheduled successfully"
     well = reason == "AllWorkplacementsScheduled"
@@ -304,8 +304,11 @@ def _placement_event(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | No
 def _work_event(verdict: Verdict) -> EventFact:
     if verdict.status == "True":
         return EventFact("Normal", verdict.reason, verdict.message)
-    reason = "NoMatchingDestination" if verdict.reason == "UnscheduledWorkloads" else verdict.reason
-    return EventFact("Warning", reason, verdict.message[:MAX_MESSAGE])
+    if verdict.reason == "UnscheduledWorkloads":  # nothing is wrong yet, in Kratix's words and kind
+        groups = verdict.message.rpartition("[")[2].rstrip("]")
+        words = f"waiting for a destination with labels for workloadGroup: {groups}"
+        return EventFact("Normal", "NoMatchingDestination", words[:MAX_MESSAGE])
+    return EventFact("Warning", verdict.reason, verdict.message[:MAX_MESSAGE])
 
 
 def _store_event(verdict: Verdict) -> EventFact:

@@ -230,3 +230,130 @@ def test_of_several_verdicts_the_newest_generation_counts_then_the_newest() -> N
     assert conditions.latest([seen, older]) == [older]
     assert conditions.latest([only_a_finalizer]) == []
     assert conditions.latest([older, other_type, newer]) == [newer, other_type]
+
+
+WORK = Reference(kind="Work", name="w", namespace="n", uid="u1", generation=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "schedule", "ready", "event"),
+    [
+        pytest.param(
+            {},
+            ("True", "AllWorkplacementsScheduled", "All workplacements scheduled successfully"),
+            ("True", "AllWorkplacementsScheduled", "Ready"),
+            ("Normal", "AllWorkplacementsScheduled", "All workplacements scheduled successfully"),
+            id="all well",
+        ),
+        pytest.param(
+            {"unscheduled": ["a", "b"], "failing": ["x"], "misplaced": ["c"]},
+            ("False", "UnscheduledWorkloads", "No matching destination found for workloadGroups: [a,b]"),
+            ("False", "UnscheduledWorkloads", "Pending"),
+            ("Normal", "NoMatchingDestination", "waiting for a destination with labels for workloadGroup: a,b"),
+            id="unscheduled",
+        ),
+        pytest.param(
+            {"failing": ["x", "y"], "misplaced": ["c"]},
+            ("False", "WorkplacementsFailing", "Workplacements failed to write: [x,y]"),
+            ("False", "WorkplacementsFailing", "Failing"),
+            ("Warning", "WorkplacementsFailing", "Workplacements failed to write: [x,y]"),
+            id="failing",
+        ),
+        pytest.param(
+            {"misplaced": ["c"]},
+            (
+                "False",
+                "DestinationSelectorMismatch",
+                "Target destination no longer matches destinationSelectors for workloadGroups: [c]",
+            ),
+            ("False", "Misplaced", "Misplaced"),
+            (
+                "Warning",
+                "DestinationSelectorMismatch",
+                "Target destination no longer matches destinationSelectors for workloadGroups: [c]",
+            ),
+            id="misplaced",
+        ),
+    ],
+)
+def test_a_work_speaks_as_in_kratix(
+    given: dict[str, Any], schedule: tuple[str, str, str], ready: tuple[str, str, str], event: tuple[str, str, str]
+) -> None:
+    verdict = conditions.work_scheduled(WORK, 3, **given)
+    status = conditions.merged(verdict, {"metadata": {}})
+    assert status is not None
+    words = {c["type"]: (c["status"], c["reason"], c["message"]) for c in status["conditions"]}
+    assert words == {"ScheduleSucceeded": schedule, "Ready": ready}
+    assert (status["workPlacements"], status["workPlacementsCreated"]) == (3, 3 - len(given.get("unscheduled", ())))
+    fact = conditions.event_of(verdict, {"metadata": {}})
+    assert fact is not None
+    assert (fact.type, fact.reason, fact.message) == event
+
+
+PLACEMENT = Reference(kind="WorkPlacement", name="w", namespace="n", uid="u1", generation=2)
+
+
+def placed(*verdicts: Verdict) -> dict[str, Any]:
+    """Return a WorkPlacement after some verdicts, in their order."""
+    obj: dict[str, Any] = {"metadata": {"uid": "u1", "generation": 2}, "spec": {"targetDestinationName": "d"}}
+    for verdict in verdicts:
+        obj["status"] = {**obj.get("status", {}), **(conditions.merged(verdict, obj) or {})}
+    return obj
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "ready"),
+    [
+        pytest.param(
+            [conditions.placement_scheduled(PLACEMENT, misplaced=False)],
+            ("False", "ScheduledToDestination", "Pending"),
+            id="scheduled",
+        ),
+        pytest.param(
+            [conditions.placement_scheduled(PLACEMENT, misplaced=False), conditions.placement_written(PLACEMENT, "v")],
+            ("True", "WorkloadsWrittenToTargetDestination", "Ready"),
+            id="written",
+        ),
+        pytest.param(
+            [conditions.placement_written(PLACEMENT, "v"), conditions.placement_scheduled(PLACEMENT, misplaced=False)],
+            ("True", "WorkloadsWrittenToTargetDestination", "Ready"),
+            id="written, and scheduled reported late",
+        ),
+        pytest.param(
+            [conditions.placement_failed(PLACEMENT, "why")], ("False", "WorkloadsFailedWrite", "Failing"), id="failed"
+        ),
+        pytest.param(
+            [conditions.placement_written(PLACEMENT, "v"), conditions.placement_scheduled(PLACEMENT, misplaced=True)],
+            ("False", "Misplaced", "Misplaced"),
+            id="misplaced",
+        ),
+        pytest.param(
+            [
+                conditions.placement_written(PLACEMENT, "v"),
+                conditions.placement_scheduled(PLACEMENT, misplaced=True),
+                conditions.placement_scheduled(PLACEMENT, misplaced=False),
+            ],
+            ("True", "WorkloadsWrittenToTargetDestination", "Ready"),
+            id="back again",
+        ),
+    ],
+)
+def test_ready_of_a_placement_follows_from_its_other_conditions_in_any_order(
+    verdicts: list[Verdict], ready: tuple[str, str, str]
+) -> None:
+    found = conditions.find(placed(*verdicts)["status"]["conditions"], "Ready")
+    assert found is not None
+    assert (found["status"], found["reason"], found["message"]) == ready
+
+
+def test_a_placement_tells_of_each_version_once() -> None:
+    written = conditions.placement_written(PLACEMENT, "v1")
+    fact = conditions.event_of(written, placed())
+    assert fact is not None
+    assert fact.message == "successfully written to Destination: d with versionID: v1"
+    assert conditions.event_of(written, placed(written)) is None
+    assert conditions.event_of(conditions.placement_written(PLACEMENT, "v2"), placed(written)) is not None
+    failed = conditions.event_of(conditions.placement_failed(PLACEMENT, "why"), placed(written))
+    assert failed is not None
+    assert (failed.type, failed.reason) == ("Warning", "FailedWriteToDestination")
+    assert failed.message.endswith(": why")
