@@ -1,7 +1,8 @@
 """What travels between the functions: references and verdicts. Never a document, never a secret."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -50,10 +51,19 @@ class Reference(_Message):
     attempt: int = 0
     path: str = ""
 
-    @property
-    def key(self) -> tuple[str, str, str, str]:
-        """What is the same for all messages about one name (a re-created object has the same key, another uid)."""
-        return (self.cluster, self.kind, self.namespace, self.name)
+    @classmethod
+    def to(cls, obj: Mapping[str, Any], kind: str, cluster: str, attempt: int = 0) -> Self:
+        """Return the reference to an object as the Kubernetes API has just returned it."""
+        metadata = obj["metadata"]
+        return cls(
+            cluster=cluster,
+            kind=kind,
+            namespace=metadata.get("namespace") or "",
+            name=metadata["name"],
+            uid=metadata.get("uid") or "",
+            generation=metadata.get("generation") or 0,
+            attempt=attempt,
+        )
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.namespace + '/' if self.namespace else ''}{self.name}"

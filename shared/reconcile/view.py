@@ -103,17 +103,7 @@ class View:
 
     def reference(self, obj: Mapping[str, Any], *, kind: str = "Destination", attempt: int = 0) -> Reference:
         """Return a reference to an object as it is now."""
-        metadata = obj["metadata"]
-        namespace, name = key_of(obj)
-        return Reference(
-            cluster=self.cluster,
-            kind=kind,
-            namespace=namespace,
-            name=name,
-            uid=metadata.get("uid") or "",
-            generation=metadata.get("generation") or 0,
-            attempt=attempt,
-        )
+        return Reference.to(obj, kind, self.cluster, attempt)
 
     def store_reference(self, key: StoreKey, attempt: int = 0) -> Reference:
         """Return a reference to a State Store as it is now."""

@@ -254,16 +254,7 @@ class _Batch:
         return [d for d in self.destinations if d.metadata.namespace in {"", work.metadata.namespace}]
 
     def _reference(self, obj: Object, kind: str) -> Reference:
-        metadata = obj["metadata"]
-        namespace, name = key_of(obj)
-        return Reference(
-            cluster=self.cluster,
-            kind=kind,
-            namespace=namespace,
-            name=name,
-            uid=metadata.get("uid") or "",
-            generation=metadata.get("generation") or 0,
-        )
+        return Reference.to(obj, kind, self.cluster)
 
     def _failed(self, obj: Object, error: LandfallError) -> Verdict:
         ids = [str(group.get("id")) for group in (obj.get("spec") or {}).get("workloadGroups") or ()]

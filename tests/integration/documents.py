@@ -11,6 +11,8 @@ from tests.servers.s3 import Minio
 
 Tree = Callable[[], dict[str, bytes]]
 
+MISPLACED = "Target destination no longer matches destinationSelectors"
+
 
 def declare_store(platform: Platform, kind: str, minio: Minio, git_server: GitServer) -> Tree:
     """Declare a bucket or a repository as the State Store `default`; return what reads its files below its path."""
@@ -103,3 +105,21 @@ async def work_says(platform: Platform, name: str, reason: str, seconds: float =
         seen=lambda: platform.conditions("works", name),
     )
     return platform.condition("works", name, "ScheduleSucceeded")[2]
+
+
+def labels(placement: dict[str, Any] | None) -> dict[str, str]:
+    return dict((placement or {"metadata": {}})["metadata"].get("labels") or {})
+
+
+async def misplaced(platform: Platform, name: str) -> None:
+    """Wait until a WorkPlacement says so in every place where Kratix says it."""
+    await platform.until(
+        lambda: (
+            platform.condition("workplacements", name, "ScheduleSucceeded")
+            == ("False", "DestinationSelectorMismatch", MISPLACED)
+            and platform.condition("workplacements", name, "Ready") == ("False", "Misplaced", "Misplaced")
+            and labels(platform.object("workplacements", name)).get("kratix.io/misplaced") == "true"
+        ),
+        f"{name} misplaced",
+        seen=lambda: platform.object("workplacements", name),
+    )

@@ -6,13 +6,20 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from infra.local.runtime import LocalRuntime
-from tests.integration.documents import all_ready, declare_store, failed, placements, work_says, written
-from tests.integration.platform_team import API_VERSION, GROUP, Platform
+from tests.integration.documents import (
+    all_ready,
+    declare_store,
+    failed,
+    misplaced,
+    placements,
+    work_says,
+    written,
+)
+from tests.integration.platform_team import Platform
 from tests.integration.test_deletion import gone
 from tests.integration.test_documents import CANARIES, group
 from tests.integration.test_first_ready import declare_bucket, declare_repository
@@ -21,7 +28,6 @@ from tests.servers.s3 import Minio
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-MISPLACED = "Target destination no longer matches destinationSelectors"
 REPO_FINALIZER = "finalizers.workplacement.kratix.io/repo-cleanup"
 DOT_FILES_FINALIZER = "finalizers.workplacement.kratix.io/kratix-dot-files-cleanup"
 
@@ -30,24 +36,6 @@ def nested(work: str, content: bytes = b"a\n", destination: str = "worker-1") ->
     """Return a Destination's files with a dependency's only document among them."""
     canaries = {f"{destination}/{path}": canary for path, canary in CANARIES.items()}
     return canaries | {f"{destination}/dependencies/{work}/5058f/a.yaml": content}
-
-
-def labels(placement: dict[str, Any] | None) -> dict[str, str]:
-    return dict((placement or {"metadata": {}})["metadata"].get("labels") or {})
-
-
-async def misplaced(platform: Platform, name: str) -> None:
-    """Wait until a WorkPlacement says so in every place where Kratix says it."""
-    await platform.until(
-        lambda: (
-            platform.condition("workplacements", name, "ScheduleSucceeded")
-            == ("False", "DestinationSelectorMismatch", MISPLACED)
-            and platform.condition("workplacements", name, "Ready") == ("False", "Misplaced", "Misplaced")
-            and labels(platform.object("workplacements", name)).get("kratix.io/misplaced") == "true"
-        ),
-        f"{name} misplaced",
-        seen=lambda: platform.object("workplacements", name),
-    )
 
 
 async def test_resync_brings_documents_back_and_leaves_strangers_files_alone(
@@ -107,96 +95,6 @@ async def test_resync_brings_documents_back_and_leaves_strangers_files_alone(
     await written(platform, "w.flat-git-5058f")
     assert repository.tree() == before["git"] | strangers
     await runtime.idle()
-
-
-async def test_dependencies_follow_labels_and_a_resource_request_stays(
-    runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer
-) -> None:
-    tree = declare_store(platform, "bucket", minio, git_server)
-    platform.destination("dev", "bucket/default", labels={"env": "dev"})
-    platform.destination("prod", "bucket/default", labels={"env": "prod"})
-    platform.work("deps", group({"a.yaml": b"a\n"}, env="dev"), promise="p")
-    platform.work("mine", group({"r.yaml": b"r\n"}, env="dev"), promise="p", resource="mine")
-    await written(platform, "deps.dev-5058f")
-    await written(platform, "mine.dev-5058f")
-    await runtime.idle()
-    assert set(placements(platform)) == {"deps.dev-5058f", "mine.dev-5058f"}
-
-    platform.destination("dev", "bucket/default", labels={"env": "prod"})
-    platform.destination("prod", "bucket/default", labels={"env": "dev"})
-    await misplaced(platform, "deps.dev-5058f")
-    await misplaced(platform, "mine.dev-5058f")
-    await written(platform, "deps.prod-5058f")
-    for work in ("deps", "mine"):
-        assert await work_says(platform, work, "Misplaced") == f"{MISPLACED} for workloadGroups: [5058f1af8388633f]"
-    await runtime.idle()
-    assert set(placements(platform)) == {"deps.dev-5058f", "deps.prod-5058f", "mine.dev-5058f"}
-    words = "labels for destination: dev no longer match the expected labels, marking this workplacement as misplaced"
-    assert ("Warning", "DestinationSelectorMismatch", words, 1) in platform.events("deps.dev-5058f", "WorkPlacement")
-    assert "dev/dependencies/p/5058f/a.yaml" in tree(), "what is misplaced is not deleted"
-
-    platform.destination("dev", "bucket/default", labels={"env": "dev"})
-    for name in ("deps.dev-5058f", "mine.dev-5058f", "deps.prod-5058f"):
-        await written(platform, name)
-        assert "kratix.io/misplaced" not in labels(platform.object("workplacements", name))
-    await work_says(platform, "deps", "AllWorkplacementsScheduled")
-    await work_says(platform, "mine", "AllWorkplacementsScheduled")
-    await runtime.idle()
-
-
-async def test_works_wait_for_a_destination_and_new_ones_get_their_dependencies(
-    runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer
-) -> None:
-    tree = declare_store(platform, "git", minio, git_server)
-    platform.work("deps", group({"a.yaml": b"a\n"}, env="dev"), promise="p")
-    platform.work("mine", group({"r.yaml": b"r\n"}, env="dev"), promise="p", resource="mine")
-    for work in ("deps", "mine"):
-        why = await work_says(platform, work, "UnscheduledWorkloads")
-        assert why == "No matching destination found for workloadGroups: [5058f1af8388633f]"
-        assert platform.condition("works", work, "Ready") == ("False", "UnscheduledWorkloads", "Pending")
-        obj = platform.object("works", work)
-        assert obj is not None
-        assert (obj["status"]["workPlacements"], obj["status"]["workPlacementsCreated"]) == (1, 0)
-    platform.destination("first", "git/default", labels={"env": "dev"})
-    await written(platform, "deps.first-5058f")
-    await written(platform, "mine.first-5058f")
-    platform.destination("second", "git/default", labels={"env": "dev"})
-    await written(platform, "deps.second-5058f")
-    await runtime.idle()
-    assert set(placements(platform)) == {"deps.first-5058f", "deps.second-5058f", "mine.first-5058f"}
-    assert tree()["second/dependencies/p/5058f/a.yaml"] == b"a\n"
-    obj = platform.object("works", "deps")
-    assert obj is not None
-    assert (obj["status"]["workPlacements"], obj["status"]["workPlacementsCreated"]) == (1, 1)
-    assert obj["metadata"]["finalizers"] == ["kratix.io/work-cleanup"]
-    placement = platform.object("workplacements", "deps.second-5058f")
-    assert placement is not None
-    metadata = placement["metadata"]
-    assert metadata["finalizers"] == [REPO_FINALIZER]
-    (owner,) = metadata["ownerReferences"]
-    assert (owner["kind"], owner["name"], owner["uid"]) == ("Work", "deps", obj["metadata"]["uid"])
-    assert {name: value for name, value in labels(placement).items() if value} == {
-        "kratix.io/work": "deps",
-        "kratix.io/workload-group-id": "5058f1af8388633f",
-        "kratix.io/targetDestinationName": "second",
-    }
-
-
-async def test_a_work_in_dry_run_goes_to_dry_run_destinations_and_nothing_else_does(
-    runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer
-) -> None:
-    declare_store(platform, "bucket", minio, git_server)
-    platform.destination("real", "bucket/default", labels={"env": "dev"})
-    platform.destination("dry", "bucket/default", labels={"kratix.io/dry-run": "true"})
-    obj = {"apiVersion": API_VERSION, "kind": "Work", "metadata": {"name": "dry"}}
-    obj["metadata"] = {"name": "dry", "labels": {"kratix.io/dry-run": "true"}}
-    spec = {"promiseName": "p", "resourceName": "mine", "workloadGroups": [group({"a.yaml": b"a\n"}, env="dev")]}
-    platform.api.call("POST", f"{GROUP}/namespaces/default/works", {**obj, "spec": spec})
-    platform.work("deps", group({"a.yaml": b"a\n"}), promise="p")
-    await written(platform, "dry.dry-5058f")
-    await written(platform, "deps.real-5058f")
-    await runtime.idle()
-    assert set(placements(platform)) == {"dry.dry-5058f", "deps.real-5058f"}
 
 
 async def test_a_deleted_destination_takes_its_placements_along_and_none_comes_back(
