@@ -1,6 +1,8 @@
 """Each events/ file through its handler, with a real Kubernetes API, SQS and S3 behind it."""
 
 import ast
+import base64
+import gzip
 import importlib
 import json
 from collections.abc import Callable
@@ -17,7 +19,15 @@ from tests.servers.s3 import Minio
 Event = Callable[[str], dict[str, Any]]
 
 NOTHING_RETURNED: dict[str, list[Any]] = {"batchItemFailures": []}
-MODULES = ["on_destination_change", "write_canary", "cleanup", "status_report", "resync"]
+FILES = {
+    "on_destination_change": "on-destination-change/watch-event",
+    "write_canary": "write-canary/references",
+    "cleanup": "cleanup/references",
+    "on_work_change": "on-work-change/references",
+    "write_documents": "write-documents/references",
+    "status_report": "status-report/verdicts",
+    "resync": "resync/schedule",
+}
 CHANGES = sorted(path.stem for path in (ROOT / "events" / "on-destination-change").glob("*.json"))
 WITHOUT_WORK = {"status-echo.in-sqs"}  # an event may lie about a deletion: what is there is looked at
 
@@ -175,6 +185,29 @@ def test_a_sweep_removes_canaries_that_nobody_owns_and_nothing_else(
     ]
 
 
+def test_a_work_is_placed_and_its_placement_written(deployment: Deployment, minio: Minio, event: Event) -> None:
+    bucket = declare(deployment, minio)
+    workload = {"filepath": "a.yaml", "content": base64.b64encode(gzip.compress(b"a: 1\n")).decode()}
+    deployment.platform.work("redis", {"id": "5058f1af", "workloads": [workload]}, promise="redis")
+    assert handler("on_work_change")(event("on-work-change/references"), deployment.context) == NOTHING_RETURNED
+    (verdict,) = deployment.received("status")
+    assert verdict["add_finalizers"] == ["kratix.io/work-cleanup"], "nothing is placed before the finalizer is there"
+    assert deployment.platform.object("workplacements", "redis.worker-1-5058f") is None
+    deployment.platform.work_finalizers("redis", ["kratix.io/work-cleanup"])
+    assert handler("on_work_change")(event("on-work-change/references"), deployment.context) == NOTHING_RETURNED
+    kinds = sorted((v["reference"]["kind"], v["reference"]["name"]) for v in deployment.received("status"))
+    placements = ["redis.worker-1-5058f", "redis.worker-2-5058f"]
+    assert kinds == [("Work", "redis"), *(("WorkPlacement", name) for name in placements)]
+    assert handler("write_documents")(event("write-documents/references"), deployment.context) == NOTHING_RETURNED
+    assert minio.objects(bucket) == {"destinations/dev/dependencies/redis/5058f/a.yaml": b"a: 1\n"}
+    (verdict,) = deployment.received("status")
+    assert (verdict["type"], verdict["status"], verdict["reason"]) == (
+        "WriteSucceeded",
+        "True",
+        "WorkloadsWrittenToStateStore",
+    )
+
+
 def test_status_report_patches_the_condition_and_records_the_event(
     deployment: Deployment, minio: Minio, event: Event
 ) -> None:
@@ -197,15 +230,13 @@ def test_resync_sends_one_reference_a_store_for_all_its_destinations(
     assert [(m["kind"], m["name"]) for m in deployment.received("canary")] == [("BucketStateStore", "default")]
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", FILES)
 def test_a_wrong_environment_fails_with_the_name_of_the_variable(
     deployment: Deployment, event: Event, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LANDFALL_BUCKET_CONCURRENCY", "plenty")
-    files = {"on_destination_change": "on-destination-change/watch-event", "write_canary": "write-canary/references"}
-    name = files.get(module) or {"cleanup": "cleanup/references", "resync": "resync/schedule"}.get(module)
     with pytest.raises(LandfallError, match="LANDFALL_BUCKET_CONCURRENCY"):
-        handler(module)(event(name or "status-report/verdicts"), deployment.context)
+        handler(module)(event(FILES[module]), deployment.context)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "functions").glob("*/*.py")), ids=lambda path: path.stem)

@@ -136,6 +136,12 @@ class Platform:
         obj["metadata"]["labels"] = {"kratix.io/pipeline-name": pipeline} if pipeline else {}
         self._apply(f"{GROUP}/namespaces/default/works", name, obj)
 
+    def work_finalizers(self, name: str, finalizers: list[str]) -> None:
+        """Set a Work's finalizers."""
+        patch = {"metadata": {"finalizers": finalizers}}
+        path = f"{GROUP}/namespaces/default/works/{name}"
+        self.api.call("PATCH", path, patch, content_type="application/merge-patch+json")
+
     def object(self, kind: str, name: str) -> dict[str, Any] | None:
         """Return a Work or a WorkPlacement of namespace `default`, or None where there is none."""
         answer = self.api.request("GET", f"{GROUP}/namespaces/default/{kind}/{name}")
