@@ -344,6 +344,11 @@ def _weight(verdict: Verdict) -> tuple[int, bool, datetime]:
     return verdict.reference.generation, not verdict.first_seen, verdict.decided_at
 
 
+def write_failed(placement: Mapping[str, Any]) -> bool:
+    """Whether a WorkPlacement says of itself that its documents could not be written."""
+    return (find(_conditions(placement), WRITE_SUCCEEDED) or {}).get("status") == "False"
+
+
 def find(conditions: Sequence[dict[str, Any]], of_type: str) -> dict[str, Any] | None:
     """Return the condition of that type, if there is one."""
     return next((condition for condition in conditions if condition.get("type") == of_type), None)

@@ -18,8 +18,7 @@ from shared.reconcile.sweeps import sweep, sweep_later
 from shared.reconcile.view import View
 from shared.resources import CLEANUP_FINALIZER, STORE_KINDS, Destination, StateStore
 from shared.settings import Settings
-
-DESTINATION_LABEL = "kratix.io/targetDestinationName"
+from shared.works import DESTINATION_LABEL
 
 
 async def clean_up(

@@ -158,7 +158,9 @@ class _Batch:
             target = None if destination_key is None else self.targets.get(destination_key)
             if target is None or target.mode == "nestedByMetadata" or key in self.objects:
                 continue
-            if target.mode == "none" and _write_failed(obj):  # what stood in its way may be leaving with this batch
+            if target.mode == "none" and conditions.write_failed(
+                obj
+            ):  # what stood in its way may be leaving with this batch
                 origin = frozenset[str]().union(*(self.origins[wanted] for wanted in target.wanted))
                 self.take(key, obj, origin, 0)
             else:
@@ -262,11 +264,6 @@ def _missing_finalizers(obj: Object, target: Target) -> tuple[str, ...]:
     if metadata.get("deletionTimestamp"):
         return ()
     return tuple(finalizer for finalizer in needed if finalizer not in (metadata.get("finalizers") or ()))
-
-
-def _write_failed(obj: Object) -> bool:
-    found = conditions.find((obj.get("status") or {}).get("conditions") or (), conditions.WRITE_SUCCEEDED) or {}
-    return found.get("status") == "False"
 
 
 def _waited_enough(obj: Object, outcome: Outcome | None, settings: Settings) -> bool:

@@ -60,9 +60,8 @@ async def report(messages: Mapping[str, Verdict], connections: Connections, dead
 
 def _begins_or_ceases_to_fail(before: Object, verdicts: Iterable[Verdict]) -> bool:
     """Whether the Work of a WorkPlacement has to say something else about it now."""
-    known = conditions.find((before.get("status") or {}).get("conditions") or (), conditions.WRITE_SUCCEEDED) or {}
     now = {verdict.status for verdict in verdicts if verdict.type == conditions.WRITE_SUCCEEDED}
-    return bool(now) and (known.get("status") == "False") != ("False" in now)
+    return bool(now) and conditions.write_failed(before) != ("False" in now)
 
 
 async def _report_all(

@@ -1,6 +1,6 @@
 """on-work-change: bring Works to Destinations as WorkPlacements, and say how far that came (spec section 7)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,7 +174,9 @@ class _Batch:
         if key not in self.doubted and all(c.get("reason") != "WorkplacementsFailing" for c in known):
             return []
         placements = await cluster.list_all("WorkPlacement", deadline, {WORK_LABEL: key[1]})
-        return sorted(p["metadata"]["name"] for p in placements if key_of(p)[0] == key[0] and _write_failed(p))
+        return sorted(
+            p["metadata"]["name"] for p in placements if key_of(p)[0] == key[0] and conditions.write_failed(p)
+        )
 
     async def _apply(
         self, work: Work, placement: Placement, known: Object | None, cluster: Cluster, deadline: Deadline
@@ -269,8 +271,3 @@ def _placed(obj: Object) -> Placed:
 def _generation(placement: Object) -> int:
     generation = (placement["metadata"].get("annotations") or {}).get(WORK_GENERATION_ANNOTATION, "")
     return int(generation) if generation.isdigit() else 0
-
-
-def _write_failed(placement: Object) -> bool:
-    found: Sequence[dict[str, Any]] = (placement.get("status") or {}).get("conditions") or ()
-    return (conditions.find(found, conditions.WRITE_SUCCEEDED) or {}).get("status") == "False"
