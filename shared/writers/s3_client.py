@@ -1,9 +1,7 @@
 """One bucket, one client: calls within the deadline, tried again where that can help, errors translated."""
 
 import asyncio
-import base64
 import functools
-import hashlib
 import random
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -20,6 +18,7 @@ from shared.writers import s3_errors
 from shared.writers.s3_endpoint import Endpoint
 from shared.writers.s3_errors import Where
 from shared.writers.s3_http import Credentials, connect
+from shared.writers.s3_put import DIGEST_METADATA, Puts
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -28,7 +27,6 @@ _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
 
 DELETE_AT_ONCE: Final = 1000  # DeleteObjects takes no more
-DIGEST_METADATA: Final = "landfall-sha256"  # what ETags cannot tell where they are no MD5 (SSE-KMS, multipart)
 _MD5: Final = re.compile("[0-9a-f]{32}")
 _CHUNK_BYTES: Final = 256 * 1024
 _BACKOFF_SECONDS: Final = 0.1  # doubled each time, then a random part of it, so that a crowd does not come back at once
@@ -85,7 +83,8 @@ class Bucket:
         self.name = name
         self.where = Where(name, endpoint.host)
         self._settings = settings
-        self._connect = functools.partial(connect, endpoint, credentials, settings, ca)
+        self._puts = Puts(name, checksums=endpoint.aws)
+        self._connect = functools.partial(connect, endpoint, credentials, settings, ca, self._puts)
         self._client: S3Client | None = None
         self._opening = asyncio.Lock()
         self._slots = asyncio.Semaphore(settings.bucket_concurrency)
@@ -135,21 +134,7 @@ class Bucket:
 
     async def put(self, key: str, content: bytes, deadline: Deadline) -> None:
         """Write an object; repeating it does no harm, so an unknown outcome is settled by repetition."""
-        # The MD5 protects the way to servers that know no newer checksum, and buckets with object lock demand one.
-        md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-        metadata = {DIGEST_METADATA: hashlib.sha256(content).hexdigest()}
-        reply = await self._call(
-            deadline,
-            lambda s3: s3.put_object(
-                Bucket=self.name,
-                Key=key,
-                Body=content,
-                ContentMD5=md5,
-                ContentType="application/octet-stream",  # Kratix's
-                Metadata=metadata,
-            ),
-        )
-        if not reply.get("ETag"):
+        if not await self._call(deadline, lambda s3: self._puts.put(s3, key, content)):
             raise s3_errors.no_s3(self.where)
 
     async def get(self, key: str, deadline: Deadline) -> bytes | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioCredentials
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -24,7 +25,8 @@ from botocore.loaders import Loader, create_loader
 from shared.errors import StateStoreNotReady
 from shared.settings import Settings
 from shared.writers.network import check_address
-from shared.writers.s3_endpoint import Endpoint
+from shared.writers.s3_endpoint import DEFAULT_REGION, Endpoint
+from shared.writers.s3_put import Puts
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -84,17 +86,40 @@ class GuardedResolver(AbstractResolver):
 
 
 class GuardedSession(AIOHTTPSession):
-    """aiobotocore's HTTP session with our own TLS context, and without redirects.
+    """aiobotocore's HTTP session with our own TLS context, without redirects, and watched by `Puts`.
 
     aiohttp follows redirects by default, which would take signed headers and documents to hosts that nobody has
-    checked. aiobotocore has no option for either; `ssl_context` comes with the connector's arguments.
+    checked; aiobotocore has no option for that, nor for a context.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        """Take the TLS context out of the connector's arguments."""
-        connector_args = dict(kwargs.pop("connector_args"))
-        self._tls: ssl.SSLContext = connector_args.pop("ssl_context")
-        super().__init__(connector_args=connector_args, **kwargs)
+    def __init__(self, tls: ssl.SSLContext, puts: Puts, **kwargs: Any) -> None:
+        """Take what is ours before what aiobotocore gives to every session."""
+        self._tls = tls
+        self._puts = puts
+        super().__init__(**kwargs)
+
+    async def send(self, request: Any) -> Any:
+        """Send a request, and show `Puts` where it went."""
+        response = await super().send(request)
+        self._puts.learn(self, request, response.status_code)
+        return response
+
+    async def put(self, url: URL, headers: Mapping[str, str], content: bytes, proxy: Proxy) -> Answer:
+        """Send a PUT over the same connections as `send`, without making aiobotocore's objects for it.
+
+        Raises:
+            aiohttp.ClientError, OSError: as aiohttp raises them.
+        """
+        session = await self._get_session(proxy.url)
+        response = await session.request(
+            "PUT", url=url, headers=headers, data=content, proxy=proxy.url, proxy_headers=proxy.headers
+        )
+        async with response:
+            return Answer(response.status, response.headers, await response.read())
+
+    def proxy_for(self, url: str) -> Proxy:
+        """Return the way to a URL, as the environment says."""
+        return Proxy(self._proxy_config.proxy_url_for(url), self._proxy_config.proxy_headers_for(url))
 
     def _build_verify_context(self) -> ssl.SSLContext:
         return self._tls
@@ -113,7 +138,7 @@ class _WithoutRedirects:
 
 @asynccontextmanager
 async def connect(
-    endpoint: Endpoint, credentials: Credentials | None, settings: Settings, ca: bytes | None
+    endpoint: Endpoint, credentials: Credentials | None, settings: Settings, ca: bytes | None, puts: Puts
 ) -> AsyncIterator["S3Client"]:
     """Open a client for an endpoint in the running loop, and close it at the end.
 
@@ -122,6 +147,7 @@ async def connect(
         credentials: None for the function's own role.
         settings: limits, time-outs and what the network may reach.
         ca: PEM of further CAs, the Secret's.
+        puts: is told the client's credentials, and where its requests go.
 
     Raises:
         StateStoreNotReady: as `tls_context`.
@@ -132,13 +158,13 @@ async def connect(
     if not endpoint.aws:
         # Newer checksums, on by default, are refused or left out by many servers that are not AWS's.
         own = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    session_class: Any = functools.partial(GuardedSession, tls, puts)
     config = AioConfig(
         connector_args={
             "keepalive_timeout": _KEEP_ALIVE_SECONDS,
             "resolver": GuardedResolver(settings.allowed_networks),
-            "ssl_context": tls,
         },
-        http_session_cls=GuardedSession,
+        http_session_cls=session_class,
         connect_timeout=settings.store_timeout_seconds,
         read_timeout=settings.store_timeout_seconds,
         max_pool_connections=settings.bucket_concurrency,
@@ -151,12 +177,15 @@ async def connect(
         user_agent_extra="landfall",
         **own,
     )
-    keys: dict[str, Any] = {}
-    if credentials is not None:
-        keys["aws_access_key_id"] = credentials.access_key_id
-        keys["aws_secret_access_key"] = credentials.secret_access_key
     session = AioSession()
     session.register_component("data_loader", _loader())
+    keys: dict[str, Any] = {}
+    if credentials is None:
+        puts.begin(await session.get_credentials())
+    else:
+        access, secret = credentials.access_key_id, credentials.secret_access_key
+        keys = {"aws_access_key_id": access, "aws_secret_access_key": secret}
+        puts.begin(AioCredentials(access, secret))
     opening = session.create_client(
         "s3",
         region_name=endpoint.region,
@@ -223,6 +252,13 @@ def _authorities(bundle: Path | None, pem: bytes | None) -> Iterable[tuple[str, 
             yield "key ca.crt of the Secret", pem.decode()
         except UnicodeDecodeError:
             raise StateStoreNotReady("key ca.crt of the Secret is not text: write the CA's PEM") from None
+
+
+async def prime(settings: Settings) -> None:
+    """Make a client, and leave to the next ones what takes the time: S3's description. Nothing is sent."""
+    nowhere = Endpoint("localhost", None, "https://localhost", DEFAULT_REGION, aws=False, insecure=False)
+    async with connect(nowhere, Credentials("nobody", "none"), settings, None, Puts("nobody", checksums=False)):
+        pass
 
 
 @functools.cache

@@ -36,6 +36,7 @@ class FakeAws:
 
     ca: Path
     home: str = "eu-west-1"
+    home_of_puts: str = ""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
 
@@ -45,9 +46,10 @@ class FakeAws:
         assert match is not None
         self.asked.append((request.method, host, match[1]))
         self.tokens.add(request.headers.get("x-amz-security-token"))
-        if match[1] != self.home:
+        home = self.home_of_puts if self.home_of_puts and request.method != "GET" else self.home
+        if match[1] != home:
             error = "<Error><Code>PermanentRedirect</Code><Endpoint>elsewhere.example</Endpoint></Error>"
-            return web.Response(status=301, text=error, headers={"x-amz-bucket-region": self.home})
+            return web.Response(status=301, text=error, headers={"x-amz-bucket-region": home})
         if request.method == "PUT":
             return web.Response(headers={"ETag": '"x"'})
         return web.Response(text=LISTING)
@@ -129,6 +131,16 @@ async def test_a_bucket_of_another_region_is_found_there_and_nowhere_else(aws: F
         ("my-bucket.s3.eu-west-1.amazonaws.com", "eu-west-1")
     }
     assert len(aws.asked) == 5  # the redirect, then a look-up and a put twice
+
+
+async def test_a_bucket_that_moves_between_listing_and_put_is_followed(aws: FakeAws) -> None:
+    async with open_at(aws, "s3.eu-west-1.amazonaws.com") as writer:
+        await writer.write([edit({"a": b"x"})], soon())
+        aws.asked.clear()
+        aws.home_of_puts = "eu-central-1"
+        outcomes = await writer.write([edit({"b": b"x"})], soon())
+    assert isinstance(outcomes["one"], Written)
+    assert aws.asked[-1] == ("PUT", "my-bucket.s3.eu-central-1.amazonaws.com", "eu-central-1")
 
 
 async def test_the_functions_role_signs_for_aws_with_its_token(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,3 +193,11 @@ async def test_a_prune_of_one_directory_is_one_listing(store: Faulty, counted: F
     async with store.open() as writer:
         await writer.write([edit({f"a/b/{n}/x": b"" for n in range(40)}, root="a/b", prune={"a/b"})], soon())
     assert counted.operations == {"List": 2 + 1, "Put": 40}
+
+
+async def test_a_put_waits_for_nothing_before_it_sends_its_document(store: Faulty, counted: FaultProxy) -> None:
+    async with store.open() as writer:
+        await writer.write([edit({"a": b"small", "b": b"x" * 100_000})], soon())
+    puts = {asked.target.rpartition("/")[2]: asked for asked in counted.asked if asked.operation == "Put"}
+    assert {key: "Expect" in asked.headers for key, asked in puts.items()} == {"a": False, "b": True}
+    assert store.files() == {"a": b"small", "b": b"x" * 100_000}

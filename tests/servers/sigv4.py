@@ -55,11 +55,40 @@ def sign(
     )
     scope = f"{now[:8]}/{region}/{service}/aws4_request"
     to_sign = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    key = f"AWS4{credentials.secret_key}".encode()
-    for part in scope.split("/"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
+    signature = _signature(to_sign, scope, credentials.secret_key)
     authorization = (
         f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope},SignedHeaders={names},Signature={signature}"
     )
     return {**signed, "authorization": authorization}
+
+
+def is_presigned_with(url: str, headers: Mapping[str, str], secret_key: str) -> bool:
+    """Whether a GET of a URL carries, in its query, the signature that a secret key makes over it and its headers."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, True))
+    signature = query.pop("X-Amz-Signature", "")
+    signed = {"host": parts.netloc, **{key.lower(): value for key, value in headers.items()}}
+    names = query["X-Amz-SignedHeaders"]
+    pairs = sorted((quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in query.items())
+    canonical = "\n".join(
+        [
+            "GET",
+            parts.path or "/",
+            "&".join(f"{key}={value}" for key, value in pairs),
+            *(f"{name}:{signed.get(name, '')}" for name in names.split(";")),
+            "",
+            names,
+            hashlib.sha256(b"").hexdigest(),
+        ]
+    )
+    scope = query["X-Amz-Credential"].partition("/")[2]
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    to_sign = f"AWS4-HMAC-SHA256\n{query['X-Amz-Date']}\n{scope}\n{digest}"
+    return hmac.compare_digest(signature, _signature(to_sign, scope, secret_key))
+
+
+def _signature(to_sign: str, scope: str, secret_key: str) -> str:
+    key = f"AWS4{secret_key}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return hmac.digest(key, to_sign.encode(), "sha256").hex()
