@@ -10,8 +10,14 @@ endif
 INTERPRETER := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null))
 VERSION := $(if $(INTERPRETER),$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
+# The Python of template.yaml's Runtime, which makes the bytecode in the artifacts.
+RUNTIME_PYTHON ?= $(shell for p in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13 \
+	$(PYENV_ROOT)/versions/3.13*/bin/python3.13; do $$p -c '' 2>/dev/null && echo $$p && break; done; true)
+
 DEV := .venv-$(VERSION)
 LOCAL := .venv-local-$(VERSION)
+SAM := .venv-sam-$(VERSION)
+AUDIT := .venv-audit-$(VERSION)
 BIN := $(DEV)/bin
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/landfall
@@ -24,6 +30,8 @@ export PYTHONDONTWRITEBYTECODE :=
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := true
 export UV_LINK_MODE := copy
+# SAM tells nobody that it was run.
+export SAM_CLI_TELEMETRY := 0
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
@@ -33,7 +41,8 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test chaos lint format lock clean distclean check-python
+.PHONY: help setup demo run test chaos bench sam-local rie artifacts lint audit iam tables format lock clean distclean \
+	check-runtime-python check-python
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -45,9 +54,9 @@ run: $(LOCAL)/.installed ## run against the cluster of KUBECONFIG until Ctrl-C (
 	@$(LOCAL)/bin/python -m infra.local run $(if $(CONTEXT),--context $(CONTEXT)) \
 		$(if $(RESYNC),--resync-seconds $(RESYNC)) $(if $(VERBOSE),--verbose)
 
-setup: $(DEV)/.installed $(LOCAL)/.installed ## make the environments that the other targets make when they need them
+setup: $(DEV)/.installed $(LOCAL)/.installed $(SAM)/.installed ## make the environments that the other targets make when they need them
 
-test: $(DEV)/.installed ## run all tests (PYTEST_ARGS="tests/unit -x")
+test: $(DEV)/.installed $(SAM)/.installed ## run all tests (PYTEST_ARGS="tests/unit -x")
 	@echo "Building the servers that tests run against, where they are not in $(CACHE) yet"
 	@$(BIN)/python -m tests.servers.build
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -56,12 +65,40 @@ chaos: $(DEV)/.installed ## shake everything for ten minutes, and compare the wo
 	@$(BIN)/python -m tests.servers.build
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
+bench: $(DEV)/.installed ## measure beside peers (ONLY=name,name* ROUNDS=3; KRATIX_BIN=its manager); report: .landfall/bench/
+	@$(BIN)/python -m tests.servers.build
+	@$(BIN)/python -m tests.benchmarks --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only '$(ONLY)')
+
+sam-local: check-runtime-python $(LOCAL)/.installed $(SAM)/.installed ## invoke every function with sam local invoke, on Docker or podman (KEEP=1)
+	@$(LOCAL)/bin/python -m infra.local sam-local --sam $(SAM)/bin/sam --python $(RUNTIME_PYTHON) $(if $(KEEP),--keep)
+
+rie: check-runtime-python $(LOCAL)/.installed $(SAM)/.installed ## the same without containers (FUNCTION=write-canary EVENT=file ENV_VARS=file)
+	@$(LOCAL)/bin/python -m infra.local rie --sam $(SAM)/bin/sam --python $(RUNTIME_PYTHON) \
+		$(if $(FUNCTION),--function $(FUNCTION)) $(if $(EVENT),--event $(EVENT)) $(if $(ENV_VARS),--env-vars $(ENV_VARS))
+
+artifacts: check-runtime-python ## make the functions' artifacts in .landfall/artifacts, and say how large they are (ARCHITECTURE=arm64)
+	@$(RUNTIME_PYTHON) infra/artifacts.py --architecture $(or $(ARCHITECTURE),x86_64) .landfall/artifacts
+
 lint: $(DEV)/.installed ## check style, types, layers and the template
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/cfn-lint template.yaml
+
+audit: $(SAM)/.installed $(AUDIT)/.installed ## validate the template as SAM does, and scan what it becomes
+	@$(SAM)/bin/sam validate --lint
+	@mkdir -p .landfall
+	@$(SAM)/bin/python -m infra.deployment.transform > .landfall/transformed.json
+	@$(AUDIT)/bin/checkov --config-file infra/deployment/checkov.yaml --file .landfall/transformed.json
+
+iam: $(SAM)/.installed ## print what each function may do in AWS, as a table
+	@$(SAM)/bin/python -m infra.deployment.iam
+
+tables: $(SAM)/.installed $(DEV)/.installed ## write the tables of docs/security.md anew
+	@$(SAM)/bin/python -m infra.deployment.iam | $(BIN)/python -m infra.deployment.tables iam docs/security.md
+	@$(BIN)/python -m tests.servers.build kube-apiserver
+	@$(BIN)/python -m tests.infra.can_i | $(BIN)/python -m infra.deployment.tables rbac docs/security.md
 
 format: $(DEV)/.installed ## let ruff format and mend what it can
 	$(BIN)/ruff format .
@@ -74,7 +111,11 @@ lock: $(UV) ## write requirements*.txt anew from pyproject.toml (UPGRADE=--upgra
 	@echo "Resolving pyproject.toml"
 	@$(COMPILE) pyproject.toml -o requirements.txt
 	@$(COMPILE) pyproject.toml --group local -c requirements.txt -o requirements-local.txt
-	@$(COMPILE) pyproject.toml --group dev -c requirements-local.txt -o requirements-dev.txt
+	@$(COMPILE) --group forwarder -c requirements.txt -o requirements-forwarder.txt
+	@$(COMPILE) pyproject.toml --group dev -c requirements-local.txt -c requirements-forwarder.txt -o requirements-dev.txt
+	@$(COMPILE) --group sam -o requirements-sam.txt
+	@$(COMPILE) --group audit -o requirements-audit.txt
+	@$(COMPILE) --group emulation -o requirements-emulation.txt
 
 clean: ## delete what tools and runs leave behind
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .aws-sam .landfall
@@ -88,6 +129,12 @@ $(DEV)/.installed: requirements-dev.txt | check-python $(UV)
 
 $(LOCAL)/.installed: requirements-local.txt | check-python $(UV)
 	$(call install,$(LOCAL),$<)
+
+$(SAM)/.installed: requirements-sam.txt | check-python $(UV)
+	$(call install,$(SAM),$<)
+
+$(AUDIT)/.installed: requirements-audit.txt | check-python $(UV)
+	$(call install,$(AUDIT),$<)
 
 # Make an environment hold exactly what a lock says. $(1): the environment, $(2): the lock.
 define install
@@ -106,6 +153,10 @@ $(UV): | check-python
 		|| $(INTERPRETER) -m pip install --quiet --target $(CACHE)/uv-$(UV_VERSION) uv==$(UV_VERSION) \
 		|| { echo "uv cannot be installed: is the network there, and does $(PYTHON) have pip?" \
 			"(Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+
+check-runtime-python:
+	@test -n "$(RUNTIME_PYTHON)" || { echo "the functions run on Python 3.13, and none is here: install it" \
+		"(pyenv install 3.13), or name it: make … RUNTIME_PYTHON=/path/to/python3.13" >&2; exit 1; }
 
 check-python:
 	@test -n "$(VERSION)" || { echo "Landfall needs Python 3.11 or newer, and" \

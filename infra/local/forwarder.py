@@ -5,16 +5,15 @@ ADDED, and those that are gone as DELETED.
 """
 
 import asyncio
-import hashlib
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
 
+from infra.forwarder.changes import GROUP, KINDS, VERSION, Changes, Kind
 from infra.local.kubernetes_access import ClusterAccess, ClusterUnusable
 
 Send = Callable[[Sequence[str]], Awaitable[None]]
@@ -22,7 +21,7 @@ Tell = Callable[[str], None]
 Observe = Callable[[Mapping[str, Any]], None]
 Object = dict[str, Any]
 
-_GROUP_PATH: Final = "/apis/platform.kratix.io/v1alpha1"
+_GROUP_PATH: Final = f"/apis/{GROUP}/{VERSION}"
 _PAGE: Final = "500"
 _WATCH_SECONDS: Final = 290
 _FIRST_BACKOFF_SECONDS: Final = 0.5
@@ -30,37 +29,6 @@ _LAST_BACKOFF_SECONDS: Final = 15.0
 _CALL_SECONDS: Final = 30
 _SILENCE_SECONDS: Final = 100  # bookmarks come every minute: after that the connection is dead, whatever TCP says
 _BATCH: Final = 100
-
-
-@dataclass(frozen=True)
-class _Kind:
-    kind: str
-    api_version: str
-    path: str
-    metadata_only: bool = False
-
-    def accept(self, form: str) -> str:
-        if not self.metadata_only:
-            return "application/json"
-        return f"application/json;as={form};g=meta.k8s.io;v=v1,application/json"
-
-
-_KINDS: Final = (
-    *(
-        _Kind(kind, "platform.kratix.io/v1alpha1", f"{_GROUP_PATH}/{plural}")
-        for kind, plural in (
-            ("BucketStateStore", "bucketstatestores"),
-            ("GitStateStore", "gitstatestores"),
-            ("Destination", "destinations"),
-        )
-    ),
-    # Their documents may be larger than a message, and no message ever carries one.
-    *(
-        _Kind(kind, "platform.kratix.io/v1alpha1", f"{_GROUP_PATH}/{plural}", metadata_only=True)
-        for kind, plural in (("Work", "works"), ("WorkPlacement", "workplacements"))
-    ),
-    _Kind("Secret", "v1", "/api/v1/secrets", metadata_only=True),
-)
 
 
 class _Expired(Exception):
@@ -85,10 +53,9 @@ class Forwarder:
         self._tell = tell
         self._observe = observe
         self._outgoing: asyncio.Queue[str] = asyncio.Queue()
-        self._secrets: dict[tuple[str, str], tuple[str, str]] = {}  # by State Store: namespace and name
-        self._looks: dict[tuple[str, tuple[str, str]], str] = {}
+        self._changes = Changes()
         self._tasks: list[asyncio.Task[None]] = []
-        self._listed = {kind.kind: asyncio.Event() for kind in _KINDS}
+        self._listed = {kind.kind: asyncio.Event() for kind in KINDS}
 
     async def check(self) -> None:
         """See that the cluster answers and knows our kinds.
@@ -113,14 +80,14 @@ class Forwarder:
                 " is the cluster running, and is this the right kubeconfig?"
             ) from None
         known = {resource["kind"] for resource in found["resources"]}
-        if missing := [kind.kind for kind in _KINDS if kind.path.startswith(_GROUP_PATH) and kind.kind not in known]:
+        if missing := [kind.kind for kind in KINDS if kind.group == GROUP and kind.kind not in known]:
             raise ClusterUnusable(
                 f"the cluster at {server} does not know {', '.join(missing)}: kubectl apply -f infra/kubernetes/crds/"
             )
 
     def start(self) -> None:
         """Begin to list and watch."""
-        self._tasks = [asyncio.create_task(self._follow(kind)) for kind in _KINDS]
+        self._tasks = [asyncio.create_task(self._follow(kind)) for kind in KINDS]
         self._tasks.append(asyncio.create_task(self._pump()))
 
     async def listed(self) -> None:
@@ -133,7 +100,7 @@ class Forwarder:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _follow(self, kind: _Kind) -> None:
+    async def _follow(self, kind: Kind) -> None:
         known: dict[tuple[str, str], Object] = {}
         backoff = _FIRST_BACKOFF_SECONDS
         version = ""
@@ -154,13 +121,13 @@ class Forwarder:
                 await asyncio.sleep(backoff * random.uniform(0.7, 1.3))  # noqa: S311 -- jitter
                 backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
 
-    async def _list(self, kind: _Kind, known: dict[tuple[str, str], Object]) -> str:
+    async def _list(self, kind: Kind, known: dict[tuple[str, str], Object]) -> str:
         first = not self._listed[kind.kind].is_set()
         found: list[Object] = []
         query = {"limit": _PAGE}
         while True:
             try:
-                page = await self._access.get(kind.path, accept=kind.accept("PartialObjectMetadataList"), **query)
+                page = await self._access.get(kind.path, accept=kind.accept(watch=False), **query)
             except aiohttp.ClientResponseError as error:
                 if error.status == HTTPStatus.GONE:
                     raise _Expired from None
@@ -179,7 +146,7 @@ class Forwarder:
             self._forward(kind, {"type": "ADDED", "object": obj}, known, quiet=quiet)
         return str(metadata["resourceVersion"])
 
-    async def _watch(self, kind: _Kind, version: str) -> AsyncIterator[Object]:
+    async def _watch(self, kind: Kind, version: str) -> AsyncIterator[Object]:
         seconds = int(_WATCH_SECONDS * random.uniform(0.8, 1))  # noqa: S311 -- so that not all watches end at once
         query = {
             "watch": "true",
@@ -188,7 +155,7 @@ class Forwarder:
             "timeoutSeconds": str(seconds),
         }
         limits = aiohttp.ClientTimeout(total=seconds + _CALL_SECONDS, connect=_CALL_SECONDS, sock_read=_SILENCE_SECONDS)
-        accept = kind.accept("PartialObjectMetadata")
+        accept = kind.accept(watch=True)
         async with await self._access.open(kind.path, accept=accept, limits=limits, query=query) as response:
             if response.status == HTTPStatus.GONE:
                 raise _Expired
@@ -201,38 +168,17 @@ class Forwarder:
                     raise aiohttp.ClientPayloadError(str(event["object"].get("message", "the watch ended"))[:300])
                 yield event
 
-    def _forward(
-        self, kind: _Kind, event: Object, known: dict[tuple[str, str], Object], *, quiet: bool = False
-    ) -> None:
-        obj = _sent(kind, event["object"])
-        key = _key(obj)
-        look = _look(obj)
-        before = self._looks.pop((kind.kind, key), "")
+    def _forward(self, kind: Kind, event: Object, known: dict[tuple[str, str], Object], *, quiet: bool = False) -> None:
+        obj = event["object"]
         if event["type"] == "DELETED":
-            known.pop(key, None)
+            known.pop(_key(obj), None)
         else:
-            known[key] = {"metadata": obj["metadata"]}
-            self._looks[kind.kind, key] = look
-        if kind.kind == "Secret":
-            if quiet or key not in self._secrets.values():
-                return
-        elif kind.kind.endswith("StateStore"):
-            self._remember_secret(kind, obj)
-        sent = {"type": event["type"], "object": obj}
-        if self._observe is not None:
-            self._observe(sent)
-        # Nobody reacts to a status but a State Store's, so that what the functions report comes back to nobody.
-        silent = kind.kind in {"Destination", "Work", "WorkPlacement"}
-        if not (silent and event["type"] == "MODIFIED" and before == look):
-            self._outgoing.put_nowait(json.dumps(sent))
-
-    def _remember_secret(self, kind: _Kind, store: Object) -> None:
-        reference = (store.get("spec") or {}).get("secretRef") or {}
-        where = (kind.kind, "/".join(_key(store)))
-        if reference.get("name"):
-            self._secrets[where] = (reference.get("namespace") or "default", reference["name"])
-        elif "spec" in store:
-            self._secrets.pop(where, None)
+            known[_key(obj)] = {"metadata": obj["metadata"]}
+        if self._observe is not None and kind.kind != "Secret":
+            self._observe({**event, "object": {**obj, "apiVersion": kind.api_version, "kind": kind.kind}})
+        told = self._changes.see(kind, event["type"], obj, quiet=quiet)
+        if told is not None:
+            self._outgoing.put_nowait(told.text())
 
     async def _pump(self) -> None:
         while True:
@@ -253,35 +199,6 @@ class Forwarder:
 
 def _key(obj: Mapping[str, Any]) -> tuple[str, str]:
     return obj["metadata"].get("namespace") or "", obj["metadata"]["name"]
-
-
-def _sent(kind: _Kind, obj: Mapping[str, Any]) -> Object:
-    """Return what is sent of an object: without what nobody reads, and of a Secret nothing that could hold a value."""
-    metadata = dict(obj["metadata"])
-    metadata.pop("managedFields", None)
-    named = {"apiVersion": kind.api_version, "kind": kind.kind}
-    if kind.metadata_only:
-        # An annotation may hold the whole Secret (kubectl.kubernetes.io/last-applied-configuration).
-        kept: tuple[str, ...] = (
-            "name",
-            "namespace",
-            "uid",
-            "resourceVersion",
-            "generation",
-            "creationTimestamp",
-            "deletionTimestamp",
-        )
-        if kind.kind != "Secret":
-            kept = (*kept, "labels", "finalizers")
-        return {**named, "metadata": {name: metadata[name] for name in kept if name in metadata}}
-    return {**obj, **named, "metadata": metadata}
-
-
-def _look(obj: Mapping[str, Any]) -> str:
-    """Return what an object looks like but for its status, as a digest."""
-    metadata = {name: value for name, value in obj["metadata"].items() if name != "resourceVersion"}
-    look = json.dumps([metadata, obj.get("spec")], sort_keys=True)
-    return hashlib.sha256(look.encode()).hexdigest()
 
 
 def _words(error: BaseException) -> str:

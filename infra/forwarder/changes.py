@@ -1,0 +1,183 @@
+"""Which events of a watch are worth telling, and what is told of them. The local runtime's forwarder uses it too.
+
+What is told is a reference: no spec, no label, no annotation, and of Secrets, Works and WorkPlacements not even read.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+GROUP: Final = "platform.kratix.io"
+VERSION: Final = "v1alpha1"
+
+Object = dict[str, Any]
+Key = tuple[str, str, str]  # kind, namespace, name
+
+_KEPT: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "finalizers",
+)
+# By what an event can be known as an echo of the functions' own reports (shared.events).
+_KEPT_OF_CONDITION: Final = ("type", "status", "observedGeneration")
+_LARGE: Final = 16 * 1024  # bytes of an event's JSON; a usual one has under 1,000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind that is watched.
+
+    Attributes:
+        metadata_only: whether no more than its metadata is asked of the API server: values of Secrets stay there, and
+            the documents of Works and WorkPlacements may be larger than any message.
+    """
+
+    kind: str
+    plural: str
+    group: str = GROUP
+    version: str = VERSION
+    metadata_only: bool = False
+
+    @property
+    def api_version(self) -> str:
+        """As objects carry it."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def path(self) -> str:
+        """Of all objects of this kind, in the Kubernetes API."""
+        return f"/apis/{self.api_version}/{self.plural}" if self.group else f"/api/{self.version}/{self.plural}"
+
+    def accept(self, *, watch: bool) -> str:
+        """Return the media type to ask for; a server that cannot give metadata alone must refuse, not give more."""
+        if not self.metadata_only:
+            return "application/json"
+        form = "PartialObjectMetadata" if watch else "PartialObjectMetadataList"
+        return f"application/json;as={form};g=meta.k8s.io;v=v1"
+
+
+KINDS: Final = (
+    Kind("BucketStateStore", "bucketstatestores"),
+    Kind("GitStateStore", "gitstatestores"),
+    Kind("Destination", "destinations"),
+    Kind("Work", "works", metadata_only=True),
+    Kind("WorkPlacement", "workplacements", metadata_only=True),
+    Kind("Secret", "secrets", group="", version="v1", metadata_only=True),
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is told of one object.
+
+    Attributes:
+        type: ADDED, MODIFIED or DELETED, as in a Kubernetes watch.
+        object: its reference, and by which generation its conditions are.
+    """
+
+    key: Key
+    type: str
+    object: Object = field(repr=False)
+
+    def merged_into(self, newer: "Event") -> "Event":
+        """Return the one event to tell instead of this one and a newer one of the same object.
+
+        What was not told yet is told as added: a modification may pass for an echo of the functions' own reports.
+        """
+        return replace(newer, type="ADDED") if (self.type, newer.type) == ("ADDED", "MODIFIED") else newer
+
+    def text(self, cluster: str = "") -> str:
+        """Return it as ASCII JSON, in the form that `shared.events` reads.
+
+        Args:
+            cluster: the name by which the deployment knows the cluster, unless it is the deployment's default one.
+        """
+        told: Object = {"cluster": cluster} if cluster else {}
+        told |= {"type": self.type, "object": self.object}
+        text = json.dumps(told, separators=(",", ":"))
+        if len(text) > _LARGE:
+            # Nobody's thousand finalizers may keep a batch from being sent.
+            metadata = {name: value for name, value in self.object["metadata"].items() if name != "finalizers"}
+            told["object"] = {name: self.object[name] for name in ("apiVersion", "kind")} | {"metadata": metadata}
+            text = json.dumps(told, separators=(",", ":"))
+        return text
+
+
+@dataclass
+class Changes:
+    """Remembers what each object looked like, so that an event which shows nothing new is told to nobody.
+
+    A status is nothing new, except a State Store's, which its Destinations wait for. Of Secrets, those count that a
+    State Store names.
+    """
+
+    _looks: dict[Key, str] = field(default_factory=dict)
+    _secrets: dict[Key, Key] = field(default_factory=dict)  # by State Store
+
+    def see(self, kind: Kind, type_: str | None, obj: Mapping[str, Any], *, quiet: bool = False) -> Event | None:
+        """Return what to tell of an event, if anything.
+
+        Args:
+            kind: of the object.
+            type_: ADDED, MODIFIED or DELETED; None for an object that a list shows, which may be known already.
+            obj: as the API server gave it, whole or its metadata.
+            quiet: remember it only.
+        """
+        key = (kind.kind, obj["metadata"].get("namespace") or "", obj["metadata"]["name"])
+        look = _look(kind, obj)
+        before = self._looks.pop(key, None)
+        if type_ is None:
+            type_ = "ADDED" if before is None else "MODIFIED"
+        if type_ != "DELETED":
+            self._looks[key] = look
+        if kind.kind.endswith("StateStore"):
+            self._remember_secret(key, None if type_ == "DELETED" else obj)
+        if quiet or (kind.kind == "Secret" and key not in self._secrets.values()):
+            return None
+        if type_ == "MODIFIED" and before == look:
+            return None
+        return Event(key, type_, _reference(kind, obj))
+
+    def _remember_secret(self, store: Key, obj: Mapping[str, Any] | None) -> None:
+        reference = ((obj or {}).get("spec") or {}).get("secretRef") or {}
+        if reference.get("name"):
+            self._secrets[store] = ("Secret", reference.get("namespace") or "default", reference["name"])
+        else:
+            self._secrets.pop(store, None)
+
+
+def _reference(kind: Kind, obj: Mapping[str, Any]) -> Object:
+    metadata = {name: obj["metadata"][name] for name in _KEPT if name in obj["metadata"]}
+    reference: Object = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
+    if kind.metadata_only:
+        if kind.kind == "Secret":
+            metadata.pop("finalizers", None)
+        return reference
+    if cleanup := (obj.get("spec") or {}).get("cleanup"):
+        reference["spec"] = {"cleanup": cleanup}
+    if conditions := (obj.get("status") or {}).get("conditions"):
+        told = [{name: each[name] for name in _KEPT_OF_CONDITION if name in each} for each in conditions]
+        reference["status"] = {"conditions": told}
+    return reference
+
+
+def _look(kind: Kind, obj: Mapping[str, Any]) -> str:
+    """Return what an object looks like to the functions, as a digest."""
+    ignored = {"managedFields", "resourceVersion"}
+    parts = [obj.get("spec")]
+    if kind.kind == "Secret":
+        ignored.remove("resourceVersion")  # nothing else shows that a value has changed
+    elif kind.metadata_only:
+        ignored.add("annotations")  # the functions' own among them
+    elif kind.kind.endswith("StateStore"):
+        parts.append(obj.get("status"))
+    metadata = {name: value for name, value in obj["metadata"].items() if name not in ignored}
+    look = json.dumps([metadata, *parts], sort_keys=True)
+    return hashlib.sha256(look.encode()).hexdigest()

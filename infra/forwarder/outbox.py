@@ -1,0 +1,118 @@
+"""What waits to be sent: of each object the newest event, however long the way to AWS is closed."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from itertools import islice
+from typing import Any, Final, Protocol
+
+from infra.forwarder.changes import Event, Key
+from infra.forwarder.targets import ENTRIES, NotSent
+
+BATCHES_AT_ONCE: Final = 4
+_FIRST_BACKOFF_SECONDS: Final = 0.5
+_LAST_BACKOFF_SECONDS: Final = 30.0
+
+_log = logging.getLogger("landfall.forwarder")
+
+
+class Sender(Protocol):
+    """As `targets.Target`."""
+
+    async def send(self, bodies: list[str]) -> dict[int, str]:
+        """Send, and return why which were not taken."""
+
+
+class Outbox:
+    """Holds one event an object, and sends until all are gone.
+
+    It never grows beyond the number of objects, it forgets nothing, and nobody who puts has to wait: while AWS is
+    away, a later change of an object takes the place of the earlier one, which is all that anybody would act on.
+    """
+
+    def __init__(self, target: Sender, cluster: str) -> None:
+        self._target = target
+        self._cluster = cluster
+        self._waiting: dict[Key, Event] = {}
+        self._more = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._on_its_way = 0
+        self._sent = 0
+        self._stuck_since: float | None = None
+        self._task = asyncio.create_task(self._run())
+
+    def put(self, event: Event) -> None:
+        """Have an event sent."""
+        if (older := self._waiting.get(event.key)) is not None:
+            event = older.merged_into(event)
+        self._waiting[event.key] = event
+        self._more.set()
+        self._empty.clear()
+
+    def state(self) -> dict[str, Any]:
+        """Return how many events were sent and wait, and for how many seconds nothing could be sent."""
+        stuck = 0 if self._stuck_since is None else round(time.monotonic() - self._stuck_since)
+        return {"sent": self._sent, "waiting": len(self._waiting) + self._on_its_way, "stuckSeconds": stuck}
+
+    async def close(self, seconds: float) -> None:
+        """Send what waits, for at most so long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), seconds)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self._waiting:
+            _log.error("%d events were not sent before the end; the next start tells them again", len(self._waiting))
+
+    async def _run(self) -> None:
+        backoff = _FIRST_BACKOFF_SECONDS
+        while True:
+            await self._more.wait()
+            batches, sent = self._take(), self._sent
+            self._on_its_way = sum(map(len, batches))
+            try:
+                why = set().union(*await asyncio.gather(*(self._send(batch) for batch in batches)))
+            finally:
+                self._on_its_way = 0
+            if not self._waiting:
+                self._more.clear()
+                self._empty.set()
+            if not why:
+                self._stuck_since, backoff = None, _FIRST_BACKOFF_SECONDS
+                continue
+            if self._sent > sent:
+                self._stuck_since, backoff = None, _FIRST_BACKOFF_SECONDS
+            else:
+                self._stuck_since = self._stuck_since or time.monotonic()
+            _log.error("%d events wait, again in %.1f s: %s", len(self._waiting), backoff, "; ".join(sorted(why)[:3]))
+            await asyncio.sleep(backoff * random.uniform(0.7, 1.3))  # noqa: S311 -- jitter
+            backoff = min(backoff * 2, _LAST_BACKOFF_SECONDS)
+
+    def _take(self) -> list[list[Event]]:
+        events = [self._waiting[key] for key in list(islice(self._waiting, ENTRIES * BATCHES_AT_ONCE))]
+        for event in events:
+            del self._waiting[event.key]
+        return [events[start : start + ENTRIES] for start in range(0, len(events), ENTRIES)]
+
+    async def _send(self, batch: list[Event]) -> set[str]:
+        try:
+            failed = await self._target.send([event.text(self._cluster) for event in batch])
+        except NotSent as error:
+            failed = dict.fromkeys(range(len(batch)), str(error))
+        except BaseException as error:
+            self._take_back(batch)
+            if not isinstance(error, Exception):
+                raise
+            _log.exception("sending failed in a way that nobody foresaw")
+            return {type(error).__name__}
+        self._take_back([batch[place] for place in failed])
+        self._sent += len(batch) - len(failed)
+        return set(failed.values())
+
+    def _take_back(self, events: list[Event]) -> None:
+        for event in events:
+            newer = self._waiting.get(event.key)
+            self._waiting[event.key] = event if newer is None else event.merged_into(newer)
+            self._more.set()

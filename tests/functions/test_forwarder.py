@@ -1,0 +1,90 @@
+"""From a changed object to the canary queue: the real forwarder, each target that it knows, and the real handler."""
+
+import secrets
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.functions.conftest import Deployment
+from tests.functions.test_handlers import NOTHING_RETURNED, declare, handler
+from tests.integration.forwarder_process import Inbox, bus_before, forwarder, topic_before
+from tests.servers.s3 import Minio
+from tests.servers.sqs import AwsServer, Queue
+
+TARGETS: dict[str, Callable[[AwsServer, Queue], str]] = {
+    "bus": bus_before,
+    "topic": lambda aws, queue: topic_before(aws, queue, raw=False),
+    "topic, raw": lambda aws, queue: topic_before(aws, queue, raw=True),
+    "queue by ARN": lambda _, queue: queue.arn,
+    "queue by URL": lambda _, queue: queue.url,
+}
+
+
+@pytest.fixture(params=TARGETS)
+def inbox(request: pytest.FixtureRequest, deployment: Deployment) -> Iterator[Inbox]:
+    """The changes queue behind a forwarder that sends to one kind of target."""
+    queue = deployment.sqs.create_queue()
+    target = TARGETS[request.param](deployment.sqs, queue)
+    with forwarder(deployment.platform.api, deployment.sqs, target, LANDFALL_CLUSTER="default"):
+        yield Inbox(deployment.sqs, queue)
+
+
+def test_a_changed_destination_comes_to_the_canary_queue(deployment: Deployment, minio: Minio, inbox: Inbox) -> None:
+    declare(deployment, minio)
+    inbox.wait_for(("ADDED", "worker-1"), ("ADDED", "worker-2"))
+    inbox.forget()
+    deployment.platform.destination("worker-1", "bucket/default", path="moved")
+    inbox.wait_for(("MODIFIED", "worker-1"))
+    assert handler("on_destination_change")(inbox.batch(), deployment.context) == NOTHING_RETURNED
+    (message,) = deployment.received("canary")
+    obj = deployment.platform.get("worker-1")
+    assert obj is not None
+    assert (message["cluster"], message["kind"], message["name"]) == ("default", "Destination", "worker-1")
+    assert (message["uid"], message["generation"]) == (obj["metadata"]["uid"], 2)
+
+
+def test_a_rotated_secret_has_its_state_store_looked_at(deployment: Deployment, minio: Minio) -> None:
+    queue = deployment.sqs.create_queue()
+    inbox = Inbox(deployment.sqs, queue)
+    with forwarder(deployment.platform.api, deployment.sqs, queue.arn):
+        declare(deployment, minio)
+        inbox.wait_for(("ADDED", "worker-2"))
+        inbox.forget()
+        deployment.platform.secret("aws-credentials", accessKeyID="rotated", secretAccessKey=secrets.token_hex())
+        inbox.wait_for(("MODIFIED", "aws-credentials"), kind="Secret")
+    assert handler("on_destination_change")(inbox.batch(), deployment.context) == NOTHING_RETURNED
+    assert [(m["kind"], m["name"]) for m in deployment.received("canary")] == [("BucketStateStore", "default")]
+
+
+def test_what_the_functions_report_comes_back_to_nobody_but_for_a_state_store(
+    deployment: Deployment, minio: Minio
+) -> None:
+    declare(deployment, minio)
+    queue = deployment.sqs.create_queue()
+    inbox = Inbox(deployment.sqs, queue)
+    with forwarder(deployment.platform.api, deployment.sqs, queue.arn):
+        inbox.wait_for(("ADDED", "worker-1"), ("ADDED", "worker-2"))
+        handler("on_destination_change")(inbox.batch(), deployment.context)
+        inbox.forget()
+        write_and_report(deployment)
+        assert deployment.platform.ready("worker-1")[0] == "True"
+        inbox.wait_for(("MODIFIED", "default"), kind="BucketStateStore")
+        deployment.platform.destination("worker-3", "bucket/default")  # whatever came before it was told before
+        inbox.wait_for(("ADDED", "worker-3"))
+        assert inbox.names() == [("ADDED", "worker-3")]
+    # An echo that on-destination-change can know as one: it asks for no second look at the store.
+    echo = Inbox(deployment.sqs, queue)
+    echo.messages = [m for m in inbox.messages if '"BucketStateStore"' in m["Body"]]
+    assert handler("on_destination_change")(echo.batch(), deployment.context) == NOTHING_RETURNED
+    assert deployment.received("canary") == []
+
+
+def write_and_report(deployment: Deployment) -> None:
+    """Run write-canary and status-report over what lies in their queues."""
+    for queue, function in (("canary", "write_canary"), ("status", "status_report")):
+        inbox = Inbox(deployment.sqs, deployment.queues[queue])
+        while found := deployment.sqs.receive(deployment.queues[queue].url):
+            inbox.messages += found
+            for message in found:
+                deployment.sqs.delete(deployment.queues[queue].url, message["ReceiptHandle"])
+        assert handler(function)(inbox.batch(), deployment.context) == NOTHING_RETURNED
