@@ -5,9 +5,7 @@ import binascii
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import yaml
+from typing import Final
 
 from shared import paths
 from shared.errors import InvalidObject, PathConflict
@@ -18,23 +16,24 @@ from shared.works import WorkPlacement
 STATE_FILES: Final = ".kratix"  # where mode none keeps its records
 
 
-def to_yaml(document: dict[str, Any]) -> bytes:
-    """Return a document's YAML: keys sorted, two spaces of indent, a newline at the end."""
-    return yaml.safe_dump(document, sort_keys=True, indent=2, default_flow_style=False, width=2**16).encode()
-
-
 # Kratix marshals typed Kubernetes objects, which is where `spec: {}` and `status: {}` come from (spec section 2).
-CANARY_NAMESPACE: Final = to_yaml(
-    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kratix-worker-system"}, "spec": {}, "status": {}}
-)
-CANARY_CONFIGMAP: Final = to_yaml(
-    {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "kratix-info", "namespace": "kratix-worker-system"},
-        "data": {"canary": "this confirms your infrastructure is reading from Kratix state stores"},
-    }
-)
+CANARY_NAMESPACE: Final = b"""\
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: kratix-worker-system
+spec: {}
+status: {}
+"""
+CANARY_CONFIGMAP: Final = b"""\
+apiVersion: v1
+data:
+  canary: this confirms your infrastructure is reading from Kratix state stores
+kind: ConfigMap
+metadata:
+  name: kratix-info
+  namespace: kratix-worker-system
+"""
 
 
 def canary_edit(edit_id: str, destination: Destination, store: StateStore) -> Edit:
@@ -174,10 +173,13 @@ def state_file_path(root: str, placement: WorkPlacement) -> str:
 
 def state_file(destination: Destination, filepaths: Iterable[str]) -> bytes:
     """Return the record of a WorkPlacement's files: `<destination.path>/<filepath>`, as Kratix writes it."""
+    import yaml  # noqa: PLC0415 -- for mode none alone
+
     prefix = destination.spec.path or destination.name
     absolute = "/" if prefix.startswith("/") else ""
     own = paths.check_directory(prefix, "spec.path")
-    return to_yaml({"files": [absolute + paths.join(own, path) for path in filepaths]})
+    files = [absolute + paths.join(own, path) for path in filepaths]
+    return yaml.safe_dump({"files": files}, default_flow_style=False, width=2**16).encode()
 
 
 def recorded_files(record: bytes | None, destination: Destination) -> set[str]:
@@ -188,6 +190,8 @@ def recorded_files(record: bytes | None, destination: Destination) -> set[str]:
     """
     if record is None:
         return set()
+    import yaml  # noqa: PLC0415 -- for mode none alone
+
     broken = InvalidObject(f"the record under {STATE_FILES}/ is broken: delete it, and it is written anew")
     try:
         files = (yaml.safe_load(record) or {}).get("files") or []

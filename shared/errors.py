@@ -21,6 +21,13 @@ LandfallError                 a sentence for the person who must act
 from typing import ClassVar
 
 
+def first(error: Exception) -> Exception:
+    """Return the first error of a task group's, which is what the group failed for."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class LandfallError(Exception):
     """The base of every error of ours.
 

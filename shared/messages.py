@@ -1,8 +1,9 @@
 """What travels between the functions: references and verdicts. Never a document, never a secret."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -80,6 +81,8 @@ class Verdict(_Message):
         first_seen: it is set only where the object has no such condition yet, and records no Event.
         fields: of the status, besides the condition: `versionID` and the like.
         add_finalizers, remove_finalizers: to be added or removed besides.
+        seen: what the reporting needs of the object as it was when this was decided, so that nobody has to read it
+            again; its resourceVersion tells the API server whether it is still the same. None: it has to be read.
     """
 
     reference: Reference
@@ -92,3 +95,24 @@ class Verdict(_Message):
     fields: dict[str, str | int] = Field(default_factory=dict)
     add_finalizers: tuple[str, ...] = ()
     remove_finalizers: tuple[str, ...] = ()
+    seen: dict[str, Any] | None = None
+
+    def seeing(self, obj: Mapping[str, Any]) -> Self:
+        """Return the verdict with what has to be known of the object that it was decided on.
+
+        An object with much to tell is read again instead: messages stay small.
+        """
+        metadata, spec = obj["metadata"], obj.get("spec") or {}
+        seen = {
+            "metadata": {name: metadata[name] for name in _SEEN_METADATA if name in metadata},
+            "spec": {name: spec[name] for name in _SEEN_SPEC if name in spec},
+            "status": obj.get("status") or {},
+        }
+        return self if len(json.dumps(seen)) > _SEEN_BYTES else self.model_copy(update={"seen": seen})
+
+
+_SEEN_BYTES: Final = 4096
+_SEEN_METADATA: Final = (
+    "namespace", "name", "uid", "generation", "resourceVersion", "finalizers", "deletionTimestamp"
+)  # fmt: skip
+_SEEN_SPEC: Final = ("targetDestinationName",)  # which a WorkPlacement's Events name

@@ -1,16 +1,23 @@
 """The queues between the functions: the only user of SQS.
 
 A message is sent or it is not: the caller learns which ones were not, and returns what they came from to its own queue.
+
+An event source mapping hands out ten messages at most unless it waits a second for more, and a second at each of three
+queues is most of what a lone change takes. So it hands out what there is at once, and where that is more than one
+message, the function takes the rest of its queue itself: nothing waits, and a burst is one batch all the same.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader, create_loader
 
 from shared.deadline import Deadline
 from shared.errors import LandfallError, QueueUnavailable
@@ -19,13 +26,20 @@ from shared.settings import Settings
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs.client import SQSClient
-    from types_aiobotocore_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+    from types_aiobotocore_sqs.type_defs import MessageTypeDef, SendMessageBatchRequestEntryTypeDef
 
 _ENTRIES: Final = 10  # of a SendMessageBatch (SQS quota)
 _BYTES: Final = 256 * 1024  # of a SendMessageBatch's bodies together: the quota that every SQS has had
 _MAX_DELAY_SECONDS: Final = 900  # SQS quota
 _CALLS: Final = 16  # at once
 _ATTEMPTS: Final = 3
+_TAKEN_BYTES: Final = 32 * 1024 * 1024  # of bodies; a batch has to fit into a function's memory
+_HIDDEN_LONGER_SECONDS: Final = 10  # than an invocation can last
+_FIRST_REDELIVERY_SECONDS: Final = 5
+_LAST_REDELIVERY_SECONDS: Final = 600
+_FAILURES: Final = (BotoCoreError, ClientError, TimeoutError, OSError)
+
+Record = Mapping[str, Any]  # of a queue's message, in the form of Lambda's events
 
 
 class _Encodable(Protocol):
@@ -86,6 +100,67 @@ class Queues:
                 failures.update(dict.fromkeys(item.origin, error))
         return failures
 
+    async def take(self, deadline: Deadline) -> list[Record]:
+        """Take what lies in the function's own queue now, up to the limit of a batch.
+
+        Where the queue cannot be asked, that is nothing: its messages stay, and the mapping hands them out.
+
+        Args:
+            deadline: of the invocation; what is taken is hidden from others until a little later.
+
+        Returns:
+            Records as an event source mapping hands them out.
+        """
+        taken: list[Record] = []
+        size = 0
+        url, limit = self._settings.own_queue_url, self._settings.batch_messages
+        if not url:
+            return taken
+        client = await self._open()
+        hidden = int(deadline.remaining + self._settings.reserve_seconds) + _HIDDEN_LONGER_SECONDS
+        calls = 1
+        while len(taken) < limit and size < _TAKEN_BYTES:
+            calls = min(calls, -(-(limit - len(taken)) // _ENTRIES))
+            answers = await asyncio.gather(*(self._receive(client, url, hidden, deadline) for _ in range(calls)))
+            got = [message for answer in answers for message in answer]
+            taken += [_record(message) for message in got]
+            size += sum(len(message["Body"]) for message in got)
+            if not got:
+                break
+            # SQS may give less than there is: only a call that brings nothing says that nothing is left.
+            calls = min(2 * calls, _CALLS) if len(got) >= calls * _ENTRIES // 2 else 1
+        return taken
+
+    async def settle(self, taken: Sequence[Record], deadline: Deadline) -> None:
+        """Delete messages that were taken and are done; one that cannot be deleted is done again later, harmlessly."""
+        url = self._settings.own_queue_url
+        if not taken:
+            return
+        calls = []
+        client = await self._open()
+        for part in _parts(taken):
+            entries = [{"Id": str(at), "ReceiptHandle": record["receiptHandle"]} for at, record in enumerate(part)]
+            calls.append(client.delete_message_batch(QueueUrl=url, Entries=entries))  # type: ignore[arg-type]
+        await self._quietly(calls, deadline)
+
+    async def hand_back(self, failed: Sequence[Record], deadline: Deadline) -> None:
+        """Let messages that failed be received again soon: after seconds at first, and less and less often.
+
+        Without this they would come back only when the queue's visibility time-out is over, some minutes later.
+        """
+        url = self._settings.own_queue_url
+        if not url or not failed:
+            return
+        calls = []
+        client = await self._open()
+        for part in _parts(failed):
+            entries = [
+                {"Id": str(at), "ReceiptHandle": record["receiptHandle"], "VisibilityTimeout": _redelivery(record)}
+                for at, record in enumerate(part)
+            ]
+            calls.append(client.change_message_visibility_batch(QueueUrl=url, Entries=entries))  # type: ignore[arg-type]
+        await self._quietly(calls, deadline)
+
     async def close(self) -> None:
         """Give back connections."""
         if self._client is not None:
@@ -100,10 +175,36 @@ class Queues:
 
     async def _open(self) -> "SQSClient":
         if self._client is None:
-            config = AioConfig(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "max_attempts": 3})
-            context = get_session().create_client("sqs", endpoint_url=self._settings.sqs_endpoint_url, config=config)
-            self._client = await context.__aenter__()
+            self._client = await _new_client(self._settings).__aenter__()
         return self._client
+
+    async def _receive(
+        self, client: "SQSClient", url: str, hidden_seconds: int, deadline: Deadline
+    ) -> list["MessageTypeDef"]:
+        try:
+            async with self._calls, asyncio.timeout(deadline.remaining):
+                answer = await client.receive_message(
+                    QueueUrl=url,
+                    MaxNumberOfMessages=_ENTRIES,
+                    WaitTimeSeconds=0,
+                    VisibilityTimeout=hidden_seconds,
+                    MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+                    MessageAttributeNames=["All"],
+                )
+        except _FAILURES as error:
+            logger.warning("the function's own queue could not be asked for more: %s", type(error).__name__)
+            return []
+        return answer.get("Messages", [])
+
+    async def _quietly(self, calls: Iterable[Awaitable[object]], deadline: Deadline) -> None:
+        async def one(call: Awaitable[object]) -> None:
+            try:
+                async with self._calls, asyncio.timeout(deadline.remaining + self._settings.reserve_seconds / 2):
+                    await call
+            except _FAILURES as error:
+                logger.warning("the function's own queue did not answer: %s", type(error).__name__)
+
+        await asyncio.gather(*(one(call) for call in calls))
 
     async def _send_batch(
         self, client: "SQSClient", queue: str, batch: Sequence[tuple[Outgoing, str]], deadline: Deadline
@@ -124,7 +225,7 @@ class Queues:
             try:
                 async with self._calls, asyncio.timeout(deadline.remaining):
                     answer = await client.send_message_batch(QueueUrl=url, Entries=entries)
-            except (BotoCoreError, ClientError, TimeoutError, OSError) as error:
+            except _FAILURES as error:
                 why = f"{type(error).__name__}: {error}"[:300]
                 continue
             for entry in answer.get("Successful", []):
@@ -135,6 +236,25 @@ class Queues:
         failure = QueueUnavailable(f"the {queue} queue did not take {len(left)} messages: {why}")
         logger.warning(str(failure))
         return [(item, failure) for item, _ in left.values()]
+
+
+async def prime(settings: Settings) -> None:
+    """Make a client, and leave to the next ones what takes the time: SQS's description. Nothing is sent."""
+    async with _new_client(settings, aws_access_key_id="nobody", aws_secret_access_key="none"):  # noqa: S106
+        pass
+
+
+def _new_client(settings: Settings, **credentials: Any) -> AbstractAsyncContextManager["SQSClient"]:
+    config = AioConfig(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "max_attempts": 3})
+    session = get_session()
+    session.register_component("data_loader", _loader())
+    return session.create_client("sqs", endpoint_url=settings.sqs_endpoint_url, config=config, **credentials)
+
+
+@functools.cache
+def _loader() -> Loader:
+    """One for all clients: it keeps what it has read."""
+    return create_loader()
 
 
 def _by_queue(outgoing: Iterable[Outgoing]) -> dict[str, list[Outgoing]]:
@@ -156,3 +276,33 @@ def _batches(messages: Sequence[tuple[Outgoing, str]]) -> Iterable[list[tuple[Ou
         size += length
     if batch:
         yield batch
+
+
+def _record(message: "MessageTypeDef") -> Record:
+    """Return a message in the form in which Lambda hands it out (Lambda guide, "Using with SQS")."""
+    attributes = message.get("MessageAttributes", {})
+    return {
+        "messageId": message["MessageId"],
+        "receiptHandle": message["ReceiptHandle"],
+        "body": message["Body"],
+        "attributes": message.get("Attributes", {}),
+        "messageAttributes": {
+            name: {"stringValue": value.get("StringValue"), "dataType": value.get("DataType", "String")}
+            for name, value in attributes.items()
+        },
+        "eventSource": "aws:sqs",
+    }
+
+
+def _parts(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
+    return (records[at : at + _ENTRIES] for at in range(0, len(records), _ENTRIES))
+
+
+def _redelivery(record: Record) -> int:
+    """Return the seconds until a failed message is received again: 5, 20, 80, 320, then ten minutes.
+
+    With the template's maxReceiveCount a Kubernetes API may be away for a quarter of an hour before messages are put
+    aside.
+    """
+    received = max(1, int((record.get("attributes") or {}).get("ApproximateReceiveCount") or 1))
+    return int(min(_FIRST_REDELIVERY_SECONDS * 4.0 ** (received - 1), _LAST_REDELIVERY_SECONDS))

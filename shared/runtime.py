@@ -1,21 +1,33 @@
 """What every handler does around its use case: one loop a container, one deadline an invocation, partial answers."""
 
 import asyncio
-import traceback
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+import functools
+import math
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from shared import snapstart
 from shared.deadline import Deadline
-from shared.errors import LandfallError, UnknownEvent
-from shared.observability import logger, metrics
+from shared.errors import LandfallError, UnknownEvent, first
+from shared.observability import log_unexpected, logger, metrics
+from shared.queues import Record
 from shared.reconcile.connections import Connections
 from shared.settings import Settings
 
 Message = TypeVar("Message")
-UseCase = Callable[[Mapping[str, Message], Connections, Deadline], Awaitable[dict[str, Exception]]]
+UseCase = Callable[[Mapping[str, Message], Connections, Deadline], Coroutine[Any, Any, dict[str, Exception]]]
+
+
+# A batch that comes so soon after the last one is part of a stream, and is worth a moment for what comes next: half of
+# what the last one took, within bounds. Without that, a burst whose messages trickle in would be done in many small
+# batches, each with its own lists and commits; a lone change never waits.
+_STREAM_SECONDS: Final = 0.3
+_SHORTEST_GATHERING_SECONDS: Final = 0.1
+_LONGEST_GATHERING_SECONDS: Final = 1.0
 
 
 class _Container:
@@ -24,9 +36,12 @@ class _Container:
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
         self.connections = Connections(Settings.from_environment())
+        self.served_at = -math.inf  # on the monotonic clock, when the last batch was done
+        self.served_seconds = 0.0  # what it took
 
 
 _container: _Container | None = None
+snapstart.register()
 
 
 def close() -> None:
@@ -70,8 +85,7 @@ def serve_events(
         # The whole record, because a message attribute may name the cluster.
         return _serve(event, context, lambda record: decode({"Records": [record]}, ""), use_case)
     metrics.add_metric("Messages", MetricUnit.Count, 1)
-    for error in _run({"event": decode(event, "")}, context, use_case).values():
-        raise LandfallError(_words(error)) from None
+    _serve_one("event", decode(event, ""), context, use_case)
     return {"batchItemFailures": []}
 
 
@@ -82,8 +96,7 @@ def serve_schedule(event: object, context: LambdaContext, use_case: UseCase[obje
         LandfallError: it is not done; Lambda tries again.
     """
     metrics.add_metric("Ticks", MetricUnit.Count, 1)
-    for error in _run({"tick": event}, context, use_case).values():
-        raise LandfallError(_words(error)) from None
+    _serve_one("tick", event, context, use_case)
 
 
 def _serve(
@@ -94,54 +107,89 @@ def _serve(
 ) -> dict[str, list[dict[str, str]]]:
     if not _is_queue_batch(event):
         raise UnknownEvent("this function reads SQS batches: send the message to its queue, or wrap it in Records")
-    metrics.add_metric("Messages", MetricUnit.Count, len(event["Records"]))
+    given: list[Record] = event["Records"]
+    metrics.add_metric("Messages", MetricUnit.Count, len(given))
+
+    async def serve(container: _Container, deadline: Deadline) -> dict[str, Exception]:
+        taken = await _taken(len(given), container, deadline)
+        began = time.monotonic()
+        messages, failures = _decoded([*given, *taken], decode)
+        if messages:
+            failures.update(await _guarded(messages, container, deadline, use_case))
+        if taken:
+            metrics.add_metric("Messages", MetricUnit.Count, len(taken))
+        metrics.add_metric("MessagesReturned", MetricUnit.Count, len(failures))
+        for message_id, failure in failures.items():
+            logger.warning("message %s has to be delivered again: %s", message_id, _words(failure))
+        queues = container.connections.queues
+        await queues.settle([r for r in taken if r["messageId"] not in failures], deadline)
+        await queues.hand_back([r for r in (*given, *taken) if r["messageId"] in failures], deadline)
+        container.served_at = time.monotonic()
+        container.served_seconds = container.served_at - began
+        return failures
+
+    failures = _run(context, serve)
+    returned = [record["messageId"] for record in given if record["messageId"] in failures]
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in returned]}
+
+
+def _decoded(
+    records: Iterable[Record], decode: Callable[[Mapping[str, Any]], Message]
+) -> tuple[dict[str, Message], dict[str, Exception]]:
     messages: dict[str, Message] = {}
     failures: dict[str, Exception] = {}
-    for record in event["Records"]:
+    for record in records:
         try:
             messages[record["messageId"]] = decode(record)
         except LandfallError as refusal:
             failures[record["messageId"]] = refusal
-    if messages:
-        failures.update(_run(messages, context, use_case))
-    metrics.add_metric("MessagesReturned", MetricUnit.Count, len(failures))
-    for message_id, failure in failures.items():
-        logger.warning("message %s has to be delivered again: %s", message_id, _words(failure))
-    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failures]}
+    return messages, failures
 
 
-def _run(messages: Mapping[str, Message], context: LambdaContext, use_case: UseCase[Message]) -> dict[str, Exception]:
+def _serve_one(name: str, message: Message, context: LambdaContext, use_case: UseCase[Message]) -> None:
+    """Have one message done that came without a queue.
+
+    Raises:
+        LandfallError: it is not done; who sent it tries again.
+    """
+    for error in _run(context, functools.partial(_guarded, {name: message}, use_case=use_case)).values():
+        raise LandfallError(_words(error)) from None
+
+
+def _run(
+    context: LambdaContext, work: Callable[[_Container, Deadline], Coroutine[Any, Any, dict[str, Exception]]]
+) -> dict[str, Exception]:
     global _container  # noqa: PLW0603 -- one a container is what Lambda's freezing and thawing asks for
     if _container is None:
         _container = _Container()
-    connections = _container.connections
-    left = context.get_remaining_time_in_millis() / 1000 - connections.settings.reserve_seconds
-    deadline = Deadline.after(max(left, 0.0))
+    left = context.get_remaining_time_in_millis() / 1000 - _container.connections.settings.reserve_seconds
+    return _container.runner.run(work(_container, Deadline.after(max(left, 0.0))))
 
-    async def guarded() -> dict[str, Exception]:
-        try:
-            return await use_case(messages, connections, deadline)
-        except Exception as error:  # noqa: BLE001 -- the batch goes back to its queue, whatever it was
-            cause = _first(error)
-            if not isinstance(cause, LandfallError):
-                # Only the type and the place: the text of an error that nobody translated may hold anything.
-                place = "".join(traceback.format_tb(cause.__traceback__))
-                logger.error("the batch failed with an unexpected %s:\n%s", type(cause).__name__, place)
-            return dict.fromkeys(messages, cause)
 
-    return _container.runner.run(guarded())
+async def _taken(given: int, container: _Container, deadline: Deadline) -> list[Record]:
+    """Return what else lies in the queue; a lone message of a quiet queue is not kept waiting to ask."""
+    streaming = time.monotonic() - container.served_at < _STREAM_SECONDS
+    if streaming:
+        longest = min(_LONGEST_GATHERING_SECONDS, deadline.remaining)
+        await asyncio.sleep(min(max(_SHORTEST_GATHERING_SECONDS, container.served_seconds / 2), longest))
+    return await container.connections.queues.take(deadline) if streaming or given > 1 else []
+
+
+async def _guarded(
+    messages: Mapping[str, Message], container: _Container, deadline: Deadline, use_case: UseCase[Message]
+) -> dict[str, Exception]:
+    try:
+        return await use_case(messages, container.connections, deadline)
+    except Exception as error:  # noqa: BLE001 -- the batch goes back to its queue, whatever it was
+        cause = first(error)
+        if not isinstance(cause, LandfallError):
+            log_unexpected("the batch", cause)
+        return dict.fromkeys(messages, cause)
 
 
 def _is_queue_batch(event: Mapping[str, Any]) -> bool:
     records = event.get("Records")
     return isinstance(records, list) and all("messageId" in record and "body" in record for record in records)
-
-
-def _first(error: Exception) -> Exception:
-    """Return the first error of a task group's, which is what the group failed for."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _words(error: Exception) -> str:

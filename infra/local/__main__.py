@@ -22,6 +22,15 @@ def main() -> int:
     run.add_argument("--kubeconfig", type=Path, help="instead of KUBECONFIG or ~/.kube/config")
     run.add_argument("--context", help="of the kubeconfig, instead of its current one")
     run.add_argument("--resync-seconds", type=float, help="between two looks at everything (0: never)")
+    sam_local = commands.add_parser("sam-local", help="invoke every function with `sam local invoke`")
+    sam_local.add_argument("--keep", action="store_true", help="leave the servers running until Ctrl-C")
+    rie = commands.add_parser("rie", help="invoke functions under the runtime interface emulator, without a container")
+    rie.add_argument("--function", help="this one, after those whose work it needs; all without it")
+    rie.add_argument("--event", type=Path, help="file with another event for it")
+    rie.add_argument("--env-vars", type=Path, help="file as of `sam local invoke --env-vars`: the servers to talk to")
+    for command in (sam_local, rie):
+        command.add_argument("--sam", type=Path, required=True, help="the command")
+        command.add_argument("--python", required=True, help="of the functions' version")
     for command in (demo, run):
         command.add_argument("--verbose", action="store_true", help="print the functions' logs")
     arguments = parser.parse_args()
@@ -31,6 +40,8 @@ def main() -> int:
         from infra.local.demo import run_demo  # noqa: PLC0415
 
         return _run(run_demo(keep=arguments.keep, verbose=arguments.verbose), 0 if arguments.keep else _INTERRUPTED)
+    if arguments.command in {"sam-local", "rie"}:
+        return _run(_emulation(arguments), 0 if getattr(arguments, "keep", False) else _INTERRUPTED)
     from infra.local.run import run_runtime  # noqa: PLC0415
 
     running = run_runtime(
@@ -40,6 +51,17 @@ def main() -> int:
         verbose=arguments.verbose,
     )
     return _run(running, 0)
+
+
+def _emulation(arguments: argparse.Namespace) -> Coroutine[Any, Any, int]:
+    from infra.local.emulation import invoking  # noqa: PLC0415
+
+    sam, python = arguments.sam.absolute(), arguments.python
+    if arguments.command == "sam-local":
+        return invoking.sam_local(sam=sam, python=python, keep=arguments.keep)
+    return invoking.under_emulator(
+        sam=sam, python=python, function=arguments.function, event=arguments.event, variables=arguments.env_vars
+    )
 
 
 def _run(work: Coroutine[Any, Any, int], interrupted: int) -> int:

@@ -11,21 +11,14 @@ from infra.local.sources import Message, Source
 from infra.local.template import REGION, EventSource
 from infra.local.workers import FunctionFailed, FunctionPool
 
-LINGER_SECONDS: Final = 0.05
 _POLL_SECONDS: Final = 20.0
 _AWAY_SECONDS: Final = 1.0
-_STREAM_MESSAGES: Final = 10
 _MAX_PAYLOAD_BYTES: Final = 6 * 1024 * 1024 - 64 * 1024  # Lambda's quota for a synchronous invocation, and some room
 _RECORD_BYTES: Final = 1024  # of a record without its body
 
 
 class EventSourceMapping:
-    """Feeds one function from one queue.
-
-    Lambda waits the whole window for a batch to fill. Here a batch is full as soon as nothing has come for
-    `linger_seconds`, so that one change at a terminal is quick; in a stream of messages the whole window is waited,
-    so that its batches are as large as in Lambda.
-    """
+    """Feeds one function from one queue: what is there at once, or what comes within the window that is declared."""
 
     def __init__(
         self,
@@ -34,16 +27,13 @@ class EventSourceMapping:
         function: FunctionPool,
         *,
         concurrency: int = 1,
-        linger_seconds: float = LINGER_SECONDS,
     ) -> None:
         self._declared = declared
         self._source = source
         self._function = function
         self._concurrency = concurrency
-        self._linger_seconds = linger_seconds
         self._loops: list[asyncio.Task[None]] = []
         self._running: set[asyncio.Task[None]] = set()
-        self._stream_until = 0.0
 
     @property
     def busy(self) -> bool:
@@ -89,25 +79,18 @@ class EventSourceMapping:
             now = time.monotonic()
             if batch and not until:
                 until = now + self._declared.window_seconds
-            wait = _POLL_SECONDS
-            if batch:
-                window = until - now
-                wait = window if now < self._stream_until else min(self._linger_seconds, window)
-                if held or len(batch) >= self._declared.batch_size or window <= 0:
-                    break
-            got = await self._source.receive(self._declared.batch_size - len(batch), wait)
-            if batch and not got:
-                break
-            held.extend(got)
-        if len(batch) >= _STREAM_MESSAGES:
-            self._stream_until = time.monotonic() + 2 * self._declared.window_seconds
-        return batch
+            if batch and (held or len(batch) >= self._declared.batch_size or now >= until):
+                return batch
+            wait = until - now if batch else _POLL_SECONDS
+            held.extend(await self._source.receive(self._declared.batch_size - len(batch), wait))
 
     async def _deliver(self, batch: Sequence[Message]) -> None:
         try:
             answer = await self._function.invoke(lambda_event(batch, self._source.arn))
         except FunctionFailed:
             await self._source.give_back(batch)
+            if len(self._running) == 1:  # what others have taken themselves is still being worked on
+                await self._source.abandon()
             return
         failed = failed_ids(answer, {message.id for message in batch}) if self._declared.partial else frozenset()
         await self._source.delete([message for message in batch if message.id not in failed])

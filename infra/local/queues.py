@@ -54,7 +54,11 @@ class MemoryQueues:
     """
 
     def __init__(
-        self, declared: Mapping[str, Queue], *, first_redelivery_seconds: float = FIRST_REDELIVERY_SECONDS
+        self,
+        declared: Mapping[str, Queue],
+        *,
+        first_redelivery_seconds: float = FIRST_REDELIVERY_SECONDS,
+        host: str = "127.0.0.1",
     ) -> None:
         self.endpoint = ""
         self.urls: Mapping[str, str] = {}
@@ -67,7 +71,7 @@ class MemoryQueues:
                 dead_letter=self.queues.get(queue.dead_letter),
                 first_redelivery_seconds=first_redelivery_seconds,
             )
-        self._api = SqsApi(self.queues)
+        self._api = SqsApi(self.queues, host)
 
     async def start(self) -> None:
         """Serve the API."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from infra.local.event_source import LINGER_SECONDS, EventSourceMapping
+from infra.local.event_source import EventSourceMapping
 from infra.local.forwarder import Forwarder
 from infra.local.kubernetes_access import ClusterAccess
 from infra.local.queues import MemoryQueues, Queues, SqsQueues
@@ -41,10 +41,10 @@ class LocalRuntime:
         context: str | None = None,
         access: ClusterAccess | None = None,
         environment: Mapping[str, str] | None = None,
+        of_function: Mapping[str, Mapping[str, str]] | None = None,
         resync_seconds: float | None = None,
         sqs_endpoint: str | None = None,
         concurrency: int = 1,
-        linger_seconds: float = LINGER_SECONDS,
         first_redelivery_seconds: float = FIRST_REDELIVERY_SECONDS,
         log_path: Path | None = None,
         verbose: bool = False,
@@ -59,10 +59,10 @@ class LocalRuntime:
             context: in the kubeconfig; None for its current one.
             access: the forwarder's way to the cluster, where it is not to read the kubeconfig itself.
             environment: variables for the functions, on top of this process's own and of the template's.
+            of_function: variables of single functions, by folder name, on top of all others: an identity, say.
             resync_seconds: between two resyncs; None for what the template says, 0 for never.
             sqs_endpoint: of an SQS to use instead of queues in memory.
             concurrency: processes a function.
-            linger_seconds: how long nothing must have come before a batch counts as full.
             first_redelivery_seconds: before a message that failed is delivered again the first time.
             log_path: where the functions' output goes; None for a file that goes when the runtime does.
             verbose: whether it goes to stderr too.
@@ -73,8 +73,9 @@ class LocalRuntime:
         self._template = template or Template.load()
         self._kubeconfig, self._context, self._access = kubeconfig, context, access
         self._variables, self._observe = dict(environment or {}), observe
+        self._of_function = dict(of_function or {})
         self._resync_seconds = resync_seconds
-        self._concurrency, self._linger_seconds = concurrency, linger_seconds
+        self._concurrency = concurrency
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._mappings: list[EventSourceMapping] = []
@@ -169,9 +170,7 @@ class LocalRuntime:
         self._stack.push_async_callback(self._stop_flow)
         for declared in self._template.mappings:
             source, pool = self.queues.source(declared.queue), self._by_id[declared.function]
-            mapping = EventSourceMapping(
-                declared, source, pool, concurrency=self._concurrency, linger_seconds=self._linger_seconds
-            )
+            mapping = EventSourceMapping(declared, source, pool, concurrency=self._concurrency)
             mapping.start()
             self._mappings.append(mapping)
         self._tasks = [asyncio.create_task(self._schedule(*item)) for item in self._template.schedules.items()]
@@ -204,13 +203,15 @@ class LocalRuntime:
         direct = [*filter(None, caller_environment().get("NO_PROXY", "").split(",")), "127.0.0.1", "localhost"]
         variables["NO_PROXY"] = variables["no_proxy"] = ",".join(direct)  # our own queues are never behind a proxy
         variables["AWS_LAMBDA_FUNCTION_NAME"] = f"landfall-{function.name}"
+        variables["_HANDLER"] = function.handler
         if self._kubeconfig is not None:
             variables["LANDFALL_KUBECONFIG"] = str(self._kubeconfig)
         if self._context is not None:
             variables["LANDFALL_KUBECONFIG_CONTEXT"] = self._context
         # What the caller has set himself goes before what the template's defaults say.
         own = {name: value for name, value in caller_environment().items() if name.startswith("LANDFALL_")}
-        return function_environment(caller_environment(), {**variables, **own, **self._variables})
+        single = self._of_function.get(function.name, {})
+        return function_environment(caller_environment(), {**variables, **own, **self._variables, **single})
 
 
 def _scheduled_event() -> dict[str, Any]:

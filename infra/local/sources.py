@@ -57,12 +57,16 @@ class Source(Protocol):
     async def give_back(self, messages: Sequence[Message]) -> None:
         """Let messages be received again, later."""
 
+    async def abandon(self) -> None:
+        """Let everything be received again that a function had received itself and that now has ended."""
+
 
 class MemoryQueue:
     """A queue in memory, with what this system relies on of SQS: delays, redelivery, a dead-letter queue.
 
     A message that is given back becomes visible after 2 s, then 4 s, 8 s, up to a minute: SQS would wait for its
-    visibility time-out, which is longer than anybody at a terminal waits.
+    visibility time-out, which is longer than anybody at a terminal waits. For the same reason a function
+    that hands a message back itself cannot make it stay away for longer than that.
 
     Attributes:
         name: what people call it.
@@ -92,6 +96,7 @@ class MemoryQueue:
         self._ready: deque[Message] = deque()
         self._later: list[tuple[float, int, Message]] = []
         self._in_flight: dict[str, Message] = {}
+        self._taken: set[str] = set()  # receipts of what a function received itself
         self._order = itertools.count()
         self._arrived = asyncio.Event()
 
@@ -129,22 +134,57 @@ class MemoryQueue:
             except TimeoutError:
                 continue
 
+    def take(self, limit: int) -> list[Message]:
+        """Return what is there, at most `limit` messages, for a function that receives on its own."""
+        self._mature()
+        taken = [self._give_out(self._ready.popleft()) for _ in range(min(limit, len(self._ready)))]
+        self._taken |= {message.receipt for message in taken}
+        return taken
+
+    def settle(self, receipt: str) -> bool:
+        """Delete a message for good; False where it is not in flight by that receipt."""
+        self._taken.discard(receipt)
+        known = self._in_flight.pop(receipt, None) is not None
+        self.settled += known
+        return known
+
+    def hide(self, receipt: str, seconds: float) -> bool:
+        """Let a message be received again after so long; False where it is not in flight by that receipt."""
+        message = self._in_flight.get(receipt)
+        if message is None:
+            return False
+        self._return(message, min(seconds, self._redelivery_seconds(message)))
+        return True
+
     async def delete(self, messages: Sequence[Message]) -> None:
         """Settle messages for good."""
         for message in messages:
-            self.settled += self._in_flight.pop(message.receipt, None) is not None
+            self.settle(message.receipt)
+
+    async def abandon(self) -> None:
+        """Let everything be received again that functions had received themselves: the one that had it has ended.
+
+        SQS would wait for their visibility time-out.
+        """
+        await self.give_back([self._in_flight[receipt] for receipt in self._taken])
 
     async def give_back(self, messages: Sequence[Message]) -> None:
         """Let messages be received again after a while, or put them aside after so many receptions."""
         for message in messages:
-            if self._in_flight.pop(message.receipt, None) is None:
-                continue
-            self.returned += 1
-            if self._dead_letter is not None and message.receives >= self._max_receives:
-                self._dead_letter.send(message)
-            else:
-                delay = self._first_redelivery_seconds * 2.0 ** (message.receives - 1)
-                self._put(message, min(delay, LAST_REDELIVERY_SECONDS))
+            if message.receipt in self._in_flight:
+                self._return(message, self._redelivery_seconds(message))
+
+    def _redelivery_seconds(self, message: Message) -> float:
+        return min(self._first_redelivery_seconds * 2.0 ** (message.receives - 1), LAST_REDELIVERY_SECONDS)
+
+    def _return(self, message: Message, delay_seconds: float) -> None:
+        self._taken.discard(message.receipt)
+        del self._in_flight[message.receipt]
+        self.returned += 1
+        if self._dead_letter is not None and message.receives >= self._max_receives:
+            self._dead_letter.send(message)
+        else:
+            self._put(message, delay_seconds)
 
     def _put(self, message: Message, delay_seconds: float) -> None:
         if delay_seconds > 0:

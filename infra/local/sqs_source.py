@@ -65,6 +65,9 @@ class SqsSource:
             ]
             await self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)  # type: ignore[arg-type]
 
+    async def abandon(self) -> None:
+        """Do nothing: what a function had received itself comes back when its time-out in SQS is over."""
+
     async def _receive(self, limit: int, wait_seconds: int) -> list[Message]:
         answer = await self._client.receive_message(
             QueueUrl=self._url,

@@ -16,6 +16,7 @@ TEMPLATE: Final = ROOT / "template.yaml"
 
 REGION: Final = "us-east-1"
 ACCOUNT: Final = "000000000000"
+STACK: Final = "landfall"
 
 _RATE: Final = re.compile(r"rate\((\d+) (second|minute|hour|day)s?\)")
 _SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
@@ -151,6 +152,7 @@ class _Reader:
         self._resources: Mapping[str, Any] = template["Resources"]
         self._globals: Mapping[str, Any] = (template.get("Globals") or {}).get("Function") or {}
         self._defaults = {name: str(p.get("Default", "")) for name, p in (template.get("Parameters") or {}).items()}
+        self._defaults["AWS::StackName"] = STACK
 
     def read(self) -> Template:
         queues = {id_: self._queue(id_, p) for id_, p in self._of_type("AWS::SQS::Queue")}

@@ -1,5 +1,6 @@
 """The objects of one Kubernetes API, as plain dictionaries: the generated models would cost time and memory."""
 
+import asyncio
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -9,6 +10,7 @@ from urllib.parse import quote
 from shared.conditions import EventFact, rfc3339
 from shared.deadline import Deadline
 from shared.errors import InvalidObject, KubernetesConflict
+from shared.kube.access import Access, access_to
 from shared.kube.connection import Connection, Gone, Object, together
 from shared.resources import API_VERSION, GROUP, VERSION
 from shared.settings import Settings
@@ -39,13 +41,13 @@ class Cluster:
         self._settings = settings
 
     @classmethod
-    async def connect(cls, settings: Settings) -> Self:
-        """Read the kubeconfig; nothing is sent yet.
+    async def connect(cls, settings: Settings, access: Access | None = None) -> Self:
+        """Open the way to a cluster, KUBECONFIG's where none is given; nothing is sent to it yet.
 
         Raises:
-            KubernetesError: there is none, or it cannot be used.
+            KubernetesError: it cannot be used.
         """
-        return cls(await Connection.connect(settings), settings)
+        return cls(await Connection.connect(access or access_to(settings), settings), settings)
 
     async def close(self) -> None:
         """Give back connections."""
@@ -232,28 +234,41 @@ class Clusters:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._cluster: Cluster | None = None
+        self._open: dict[str, Cluster] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+
+    def name(self, name: str) -> str:
+        """Return a cluster's name: what a message carries, or where that is nothing the default one's."""
+        return name or self._settings.default_cluster
 
     async def get(self, name: str) -> Cluster:
         """Return the cluster of that name; the empty name means the deployment's default one.
 
         Raises:
             InvalidObject: this deployment serves no cluster of that name.
-            KubernetesError: its kubeconfig cannot be used.
+            KubernetesError: there is no way to it.
         """
-        if name not in {"", self._settings.cluster}:
+        name = self.name(name)
+        if not name:
             raise InvalidObject(
-                f"cluster {name[:100]!r} is not served here: set LANDFALL_CLUSTER, or the forwarder's cluster name"
+                "the message names no cluster, and several are served here: give each forwarder its cluster's name, or"
+                " set LANDFALL_CLUSTER to the one that is meant"
             )
-        if self._cluster is None:
-            self._cluster = await Cluster.connect(self._settings)
-        return self._cluster
+        if name not in self._settings.served:
+            raise InvalidObject(
+                f"cluster {name[:100]!r} is not served here: add it to LANDFALL_CLUSTERS, or correct the forwarder's"
+                " cluster name"
+            )
+        async with self._opening.setdefault(name, asyncio.Lock()):  # of its own: one that is slow holds up no other
+            if name not in self._open:
+                access = access_to(self._settings, self._settings.clusters.get(name))
+                self._open[name] = await Cluster.connect(self._settings, access)
+            return self._open[name]
 
     async def close(self) -> None:
         """Give back connections."""
-        if self._cluster is not None:
-            await self._cluster.close()
-            self._cluster = None
+        while self._open:
+            await self._open.popitem()[1].close()
 
 
 def key_of(obj: Mapping[str, Any]) -> Key:

@@ -1,6 +1,7 @@
 """One connection to a Kubernetes API: calls with time-outs and retries, and where the library's errors become ours."""
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Coroutine, Iterable, Mapping
@@ -8,11 +9,11 @@ from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
-from kubernetes_asyncio.client import ApiClient, ApiException, Configuration
-from kubernetes_asyncio.config import ConfigException, load_kube_config
 
 from shared.deadline import Deadline
 from shared.errors import KubernetesConflict, KubernetesError, KubernetesUnavailable
+from shared.kube.access import Access
+from shared.kube.library import ApiClient, ApiException
 from shared.settings import Settings
 
 _ATTEMPTS: Final = 4
@@ -26,7 +27,8 @@ _Result = TypeVar("_Result")
 class Connection:
     """One identity at one Kubernetes API, kept open while the container is warm."""
 
-    def __init__(self, client: ApiClient, settings: Settings) -> None:
+    def __init__(self, access: Access, client: ApiClient, settings: Settings) -> None:
+        self._access = access
         self._client = client
         self._settings = settings
         self._calls = asyncio.Semaphore(settings.kubernetes_concurrency)
@@ -34,13 +36,13 @@ class Connection:
         self._retired: ApiClient | None = None
 
     @classmethod
-    async def connect(cls, settings: Settings) -> Self:
-        """Read the kubeconfig; nothing is sent yet.
+    async def connect(cls, access: Access, settings: Settings) -> Self:
+        """Find out where the API is and who we are there; nothing is sent to it yet.
 
         Raises:
-            KubernetesError: there is none, or it cannot be used.
+            KubernetesError: that cannot be had.
         """
-        return cls(await _new_client(settings), settings)
+        return cls(access, await access.open(), settings)
 
     async def close(self) -> None:
         """Give back connections."""
@@ -83,6 +85,7 @@ class Connection:
             client = self._client
             try:
                 async with self._calls:
+                    client = self._client  # it may have been renewed while we waited
                     return await self._request(client, method, path, deadline, query=query, body=body, accept=accept)
             except ApiException as error:
                 if error.status == HTTPStatus.NOT_FOUND and missing_is_none:
@@ -91,20 +94,25 @@ class Connection:
                     refreshed = True
                     await self._refresh(client)
                     continue
-                failure = _translated(error, method, path)
+                failure = _translated(error, method, path, self._access.advice)
                 wait = _retry_after(error, wait)
                 worth_it = _is_overload(error)
+                unreachable = False
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 failure = KubernetesUnavailable(
                     f"the Kubernetes API at {client.configuration.host} did not answer: {_reason(error)}"
                 )
-                worth_it = True
+                worth_it = unreachable = True
             # A PATCH with a resourceVersion, a GET, a DELETE and a POST of a named Event may all be sent again: where
             # the first one did arrive after all, the second one is told so (409, 404).
             if not worth_it or attempt == _ATTEMPTS or wait > min(_MAX_WAIT_SECONDS, deadline.remaining):
                 raise failure from None
             attempt += 1
             await asyncio.sleep(wait)
+            if unreachable and not refreshed:  # it may be somewhere else by now
+                refreshed = True
+                with contextlib.suppress(KubernetesError):
+                    await self._refresh(client)
 
     async def _request(
         self,
@@ -138,7 +146,7 @@ class Connection:
         async with self._refreshing:
             if self._client is not refused:
                 return
-            fresh = await _new_client(self._settings)
+            fresh = await self._access.open()
             if self._retired is not None:
                 await self._retired.close()
             self._retired, self._client = refused, fresh  # other calls may still be under way with the old one
@@ -161,28 +169,7 @@ class Gone(KubernetesUnavailable):
     """410: what a continued list began with is no longer kept."""
 
 
-async def _new_client(settings: Settings) -> ApiClient:
-    configuration = Configuration()
-    # An API server behind EKS may present a CA without the key usage that Python >= 3.13 asks for; the certificate
-    # itself stays verified.
-    configuration.disable_strict_ssl_verification = True
-    configuration.connection_pool_maxsize = settings.kubernetes_concurrency
-    try:
-        await load_kube_config(
-            config_file=None if settings.kubeconfig is None else str(settings.kubeconfig),
-            context=settings.kubeconfig_context,
-            client_configuration=configuration,
-            persist_config=False,
-        )
-    except (ConfigException, OSError, ValueError, KeyError) as error:
-        raise KubernetesError(
-            f"the kubeconfig {settings.kubeconfig or '~/.kube/config'} cannot be used ({type(error).__name__}):"
-            " set KUBECONFIG or LANDFALL_KUBECONFIG to one that can"
-        ) from None
-    return ApiClient(configuration)
-
-
-def _translated(error: ApiException, method: str, path: str) -> KubernetesError:
+def _translated(error: ApiException, method: str, path: str, advice: str) -> KubernetesError:
     words = _words(error)
     what = f"Kubernetes answered {error.status} to {method} {path}: {words}"
     if error.status == HTTPStatus.CONFLICT:
@@ -192,7 +179,7 @@ def _translated(error: ApiException, method: str, path: str) -> KubernetesError:
     if _is_overload(error):
         return KubernetesUnavailable(what)
     if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return KubernetesUnavailable(f"{what} (check the identity in the kubeconfig and its RBAC)")
+        return KubernetesUnavailable(f"{what} ({advice})")
     return KubernetesError(what)
 
 

@@ -1,15 +1,66 @@
-"""What the batch use cases share: one task for all messages about one object, and trying again later."""
+"""What the batch use cases share: each cluster for itself, one task for all messages about one object, retries."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from shared.errors import LandfallError
-from shared.kube import Key
+from shared.deadline import Deadline
+from shared.errors import LandfallError, first
+from shared.kube import Cluster, Clusters, Key
 from shared.messages import Reference
+from shared.observability import log_unexpected
 from shared.plan import Outcome
 from shared.queues import Outgoing
+from shared.reconcile.connections import Connections
 from shared.settings import Settings
+
+_Message = TypeVar("_Message")
+# By message id, why it has to be delivered again; and what to send.
+Share = tuple[Mapping[str, Exception], Iterable[Outgoing]]
+
+
+async def for_each_cluster(
+    shares: Mapping[str, Mapping[str, _Message]],
+    act: Callable[[str, Mapping[str, _Message], Cluster], Awaitable[Share]],
+    connections: Connections,
+    deadline: Deadline,
+) -> dict[str, Exception]:
+    """Do each cluster's share of a batch beside the others', and send what follows from it.
+
+    A cluster that is slow, down or full of surprises delays and fails nothing but its own share.
+
+    Args:
+        shares: by cluster name, the messages about it by their ids.
+        act: does the share of one cluster.
+        connections: of this container.
+        deadline: of this invocation.
+
+    Returns:
+        By message id: why it has to be delivered again.
+    """
+
+    async def do(name: str, share: Mapping[str, _Message]) -> dict[str, Exception]:
+        try:
+            failures, outgoing = await act(name, share, await connections.clusters.get(name))
+            return {**failures, **await connections.queues.send(outgoing, deadline)}
+        except Exception as error:  # noqa: BLE001 -- whatever it was, it is this cluster's
+            cause = first(error)
+            if not isinstance(cause, LandfallError):
+                log_unexpected(f"the share of cluster {name}", cause)
+            return dict.fromkeys(share, cause)
+
+    done = await asyncio.gather(*(do(name, share) for name, share in shares.items()))
+    await connections.writers.trim()
+    return {message_id: error for failures in done for message_id, error in failures.items()}
+
+
+def by_cluster(messages: Mapping[str, Reference], clusters: Clusters) -> dict[str, dict[str, Reference]]:
+    """Return the messages about each cluster, by its name."""
+    shares: dict[str, dict[str, Reference]] = {}
+    for message_id, reference in messages.items():
+        shares.setdefault(clusters.name(reference.cluster), {})[message_id] = reference
+    return shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +89,13 @@ class Task:
         return not self.reference.attempt or self.reference.generation >= (metadata.get("generation") or 0)
 
 
-def tasks_by_cluster(messages: Mapping[str, Reference]) -> dict[str, dict[tuple[str, Key], Task]]:
-    """Fold the messages of a batch into one task for each object, by cluster, then by kind and key."""
-    clusters: dict[str, dict[tuple[str, Key], Task]] = {}
+Tasks = Mapping[tuple[str, Key], Task]  # by kind and key
+
+
+def fold(messages: Mapping[str, Reference]) -> Tasks:
+    """Fold messages about one cluster into one task for each object."""
+    tasks: dict[tuple[str, Key], Task] = {}
     for message_id, reference in messages.items():
-        tasks = clusters.setdefault(reference.cluster, {})
         key = (reference.namespace, reference.name)
         known = tasks.get((reference.kind, key))
         if known is None:
@@ -50,7 +103,7 @@ def tasks_by_cluster(messages: Mapping[str, Reference]) -> dict[str, dict[tuple[
         else:
             newest = max(known.reference, reference, key=lambda r: (r.generation, -r.attempt))
             tasks[reference.kind, key] = Task(key, newest, known.origin | {message_id})
-    return clusters
+    return tasks
 
 
 def retry(

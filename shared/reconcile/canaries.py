@@ -12,7 +12,7 @@ from shared.messages import Reference, Verdict
 from shared.observability import logger
 from shared.plan import Edit, Outcome, Written
 from shared.queues import Outgoing
-from shared.reconcile.batch import Task, retry, tasks_by_cluster
+from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, retry
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import Write, decide, says_nothing_new
 from shared.reconcile.store_batch import check_all, write_all
@@ -34,26 +34,21 @@ async def write_canaries(
     Returns:
         By message id: why it has to be delivered again.
     """
-    failures: dict[str, Exception] = {}
-    outgoing: list[Outgoing] = []
-    for name, tasks in tasks_by_cluster(messages).items():
-        try:
-            cluster = await connections.clusters.get(name)
-            batch = await _read(name, tasks, cluster, deadline)
-        except LandfallError as error:
-            failures.update({message_id: error for task in tasks.values() for message_id in task.origin})
-            continue
+
+    async def write(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
+        batch = await _read(name, fold(share), cluster, deadline)
         checked = await check_all(batch.stores.values(), cluster, connections, deadline)
         batch.decide(checked)
         edits = {write.edit.id: (write.store, write.edit) for write in batch.writes.values()}
         outcomes = await write_all(edits, cluster, connections, deadline)
-        failures.update(batch.out_of_time(checked, outcomes))
-        outgoing += batch.outgoing(checked, outcomes, connections.settings)
+        outgoing = list(batch.outgoing(checked, outcomes, connections.settings))
         outgoing += await batch.undo_resurrections(outcomes, cluster, connections, deadline)
-    return {**failures, **await connections.queues.send(outgoing, deadline)}
+        return batch.out_of_time(checked, outcomes), outgoing
+
+    return await for_each_cluster(by_cluster(messages, connections.clusters), write, connections, deadline)
 
 
-async def _read(name: str, tasks: Mapping[tuple[str, Key], Task], cluster: Cluster, deadline: Deadline) -> "_Batch":
+async def _read(name: str, tasks: Tasks, cluster: Cluster, deadline: Deadline) -> "_Batch":
     wanted = [task for (kind, _), task in tasks.items() if kind == "Destination"]
     stores = [task for (kind, _), task in tasks.items() if kind in STORE_KINDS]
     if stores:
@@ -187,13 +182,14 @@ class _Batch:
     def _of_destination(
         self, reference: Reference, write: Write, outcome: Outcome, origin: frozenset[str]
     ) -> Iterator[Outgoing]:
+        obj = self.view.destinations[(reference.namespace, reference.name)]
         if isinstance(outcome, LandfallError):
             ref = write.destination.spec.state_store_ref
-            yield Outgoing("status", conditions.destination_failed(reference, ref, outcome), origin)
+            yield Outgoing("status", conditions.destination_failed(reference, ref, outcome).seeing(obj), origin)
             return
         verdict = conditions.destination_ready(reference, write.destination)
-        if not says_nothing_new(verdict, self.view.destinations[(reference.namespace, reference.name)]):
-            yield Outgoing("status", verdict, origin)
+        if not says_nothing_new(verdict, obj):
+            yield Outgoing("status", verdict.seeing(obj), origin)
 
     async def undo_resurrections(
         self, outcomes: Mapping[str, Outcome], cluster: Cluster, connections: Connections, deadline: Deadline

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared.deadline import Deadline
 from shared.errors import LandfallError
@@ -10,14 +10,13 @@ from shared.events import Change
 from shared.kube import Cluster, Key, Object, key_of
 from shared.messages import Reference
 from shared.queues import Outgoing
+from shared.reconcile.batch import Share, for_each_cluster
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import Decision, decide, says_nothing_new
 from shared.reconcile.view import StoreKey, View
 from shared.resources import STORE_KINDS
+from shared.settings import Settings
 from shared.works import DESTINATION_LABEL
-
-# "First seen" is worth a status only where the first write takes long; when it is overtaken it costs nothing.
-FIRST_SEEN_DELAY_SECONDS = 2
 
 
 async def decide_changes(
@@ -33,21 +32,26 @@ async def decide_changes(
     Returns:
         By message id: why it has to be delivered again.
     """
-    failures: dict[str, Exception] = {}
-    outgoing: list[Outgoing] = []
-    for name, changes in _by_cluster(messages).items():
-        outgoing += _of_works(name, changes)
-        worth_it = [(message_id, change) for message_id, change in changes if _is_worth_a_look(change)]
+    shares: dict[str, dict[str, list[Change]]] = {}
+    for message_id, changes in messages.items():
+        for change in changes:
+            name = connections.clusters.name(change.reference.cluster)
+            named = change.reference.model_copy(update={"cluster": name})  # what follows from it carries the name
+            shares.setdefault(name, {}).setdefault(message_id, []).append(replace(change, reference=named))
+
+    async def decide_share(name: str, share: Mapping[str, Sequence[Change]], cluster: Cluster) -> Share:
+        all_of_it = [(message_id, change) for message_id, changes in share.items() for change in changes]
+        outgoing = list(_of_works(name, all_of_it))
+        worth_it = [(message_id, change) for message_id, change in all_of_it if _is_worth_a_look(change)]
         if not worth_it:
-            continue
+            return {}, outgoing
         try:
-            cluster = await connections.clusters.get(name)
             view, placements = await read_cluster(name, cluster, deadline)
         except LandfallError as error:
-            failures.update({message_id: error for message_id, _ in worth_it})
-            continue
-        outgoing += _concerned(worth_it, view, _placed(placements)).outgoing()
-    return {**failures, **await connections.queues.send(outgoing, deadline)}
+            return {message_id: error for message_id, _ in worth_it}, outgoing
+        return {}, [*outgoing, *_concerned(worth_it, view, _placed(placements)).outgoing(connections.settings)]
+
+    return await for_each_cluster(shares, decide_share, connections, deadline)
 
 
 async def read_cluster(name: str, cluster: Cluster, deadline: Deadline) -> tuple[View, list[Object]]:
@@ -65,7 +69,9 @@ async def read_cluster(name: str, cluster: Cluster, deadline: Deadline) -> tuple
     return view, listed
 
 
-def decide_everything(view: View, placements: Sequence[Object], origin: frozenset[str]) -> list[Outgoing]:
+def decide_everything(
+    view: View, placements: Sequence[Object], origin: frozenset[str], settings: Settings
+) -> list[Outgoing]:
     """Return what to send to have every object of a cluster looked at, with nothing sent twice (resync)."""
     concerned = _Concerned(view, _placed(placements))
     for store in view.stores:
@@ -73,7 +79,7 @@ def decide_everything(view: View, placements: Sequence[Object], origin: frozense
     for key in view.destinations:
         concerned.destinations[key] = origin
     return [
-        *concerned.outgoing(),
+        *concerned.outgoing(settings),
         # Of those that belong to a Destination, its State Store's message means them all.
         *(
             Outgoing("documents", view.reference(obj, kind="WorkPlacement"), origin)
@@ -91,14 +97,6 @@ def _placed(placements: Iterable[Object]) -> frozenset[str]:
 
 def _destination_of(placement: Object) -> str:
     return str((placement["metadata"].get("labels") or {}).get(DESTINATION_LABEL, ""))
-
-
-def _by_cluster(messages: Mapping[str, Sequence[Change]]) -> dict[str, list[tuple[str, Change]]]:
-    clusters: dict[str, list[tuple[str, Change]]] = {}
-    for message_id, changes in messages.items():
-        for change in changes:
-            clusters.setdefault(change.reference.cluster, []).append((message_id, change))
-    return clusters
 
 
 def _is_worth_a_look(change: Change) -> bool:
@@ -146,7 +144,7 @@ class _Concerned:
     destinations: dict[Key, frozenset[str]] = field(default_factory=dict)
     followers: dict[Key, frozenset[str]] = field(default_factory=dict)
 
-    def outgoing(self) -> Iterator[Outgoing]:
+    def outgoing(self, settings: Settings) -> Iterator[Outgoing]:
         covered: set[Key] = set()
         for store, origin in self.stores.items():
             if store not in self.view.stores:
@@ -162,14 +160,16 @@ class _Concerned:
                 continue
             origin = self.destinations.get(key, frozenset()) | self.followers.get(key, frozenset())
             write = key in self.destinations or waits_for_its_store(self.view.destinations[key])
-            yield from self._send(key, decision, origin, write=write and key not in covered)
+            yield from self._send(key, decision, origin, settings, write=write and key not in covered)
 
-    def _send(self, key: Key, decision: Decision, origin: frozenset[str], *, write: bool) -> Iterator[Outgoing]:
+    def _send(
+        self, key: Key, decision: Decision, origin: frozenset[str], settings: Settings, *, write: bool
+    ) -> Iterator[Outgoing]:
         if decision.cleanup:
             yield Outgoing("cleanup", decision.reference, origin)
         verdict = decision.verdict
         if verdict is not None and not says_nothing_new(verdict, self.view.destinations[key]):
-            yield Outgoing("status", verdict, origin, FIRST_SEEN_DELAY_SECONDS if verdict.first_seen else 0)
+            yield Outgoing("status", verdict, origin, settings.first_seen_delay_seconds if verdict.first_seen else 0)
         if decision.write is not None and write:
             yield Outgoing("canary", decision.reference, origin)
             if key[1] in self.placed:

@@ -11,7 +11,7 @@ from shared.kube import Cluster, Key, key_of, together
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome
 from shared.queues import Outgoing
-from shared.reconcile.batch import Task, retry, tasks_by_cluster
+from shared.reconcile.batch import Share, Task, by_cluster, fold, for_each_cluster, retry
 from shared.reconcile.connections import Connections
 from shared.reconcile.store_batch import write_all
 from shared.reconcile.sweeps import sweep, sweep_later
@@ -36,19 +36,14 @@ async def clean_up(
     Returns:
         By message id: why it has to be delivered again.
     """
-    sweeps = {message_id: reference for message_id, reference in messages.items() if reference.kind in STORE_KINDS}
-    failures = await sweep(sweeps, connections, deadline)
-    outgoing: list[Outgoing] = []
-    ours = {message_id: reference for message_id, reference in messages.items() if message_id not in sweeps}
-    for name, tasks in tasks_by_cluster(ours).items():
-        try:
-            cluster = await connections.clusters.get(name)
-            view = await View.of_all(name, cluster, deadline)
-            leaving = _leaving(tasks.values(), view)
-            remaining = await _delete_workplacements(leaving, view, cluster, deadline)
-        except LandfallError as error:
-            failures.update({message_id: error for task in tasks.values() for message_id in task.origin})
-            continue
+
+    async def clean(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
+        view = await View.of_all(name, cluster, deadline)
+        sweeps = {message_id: reference for message_id, reference in share.items() if reference.kind in STORE_KINDS}
+        failures, outgoing = await sweep(sweeps, view, cluster, connections, deadline)
+        tasks = fold({message_id: reference for message_id, reference in share.items() if message_id not in sweeps})
+        leaving = _leaving(tasks.values(), view)
+        remaining = await _delete_workplacements(leaving, view, cluster, deadline)
         outcomes: dict[str, Outcome] = {}
         edits: dict[str, tuple[StateStore, Edit]] = {}
         for edit_id, (_, destination) in leaving.items():
@@ -71,7 +66,9 @@ async def clean_up(
                 store, edit = edits[edit_id]
                 delay = connections.settings.sweep_delay_seconds
                 outgoing.append(sweep_later(store, edit.root, name, task.origin, delay))
-    return {**failures, **await connections.queues.send(outgoing, deadline)}
+        return failures, outgoing
+
+    return await for_each_cluster(by_cluster(messages, connections.clusters), clean, connections, deadline)
 
 
 def _after(

@@ -11,7 +11,7 @@ from shared.kube import Cluster, Key, Object, key_of, together
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome, Written
 from shared.queues import Outgoing
-from shared.reconcile.batch import Task, retry, tasks_by_cluster
+from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, retry
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import decide
 from shared.reconcile.placing import Target, by_placement, limits_of
@@ -39,16 +39,11 @@ async def write_documents(
     Returns:
         By message id: why it has to be delivered again.
     """
-    failures: dict[str, Exception] = {}
-    outgoing: list[Outgoing] = []
-    for name, tasks in tasks_by_cluster(messages).items():
-        try:
-            cluster = await connections.clusters.get(name)
-            batch = await _read(name, tasks, cluster, deadline)
-        except LandfallError as error:
-            failures.update({message_id: error for task in tasks.values() for message_id in task.origin})
-            continue
-        outgoing += batch.holding()
+
+    async def write(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
+        failures: dict[str, Exception] = {}
+        batch = await _read(name, fold(share), cluster, deadline)
+        outgoing = list(batch.holding())
         outcomes = await batch.write(cluster, connections, deadline)
         for key, outcome in outcomes.items():
             if isinstance(outcome, OutOfTime):
@@ -56,10 +51,12 @@ async def write_documents(
             else:
                 outgoing += batch.outgoing(key, outcome, connections.settings)
         outgoing += batch.retries(outcomes, connections.settings)
-    return {**failures, **await connections.queues.send(outgoing, deadline)}
+        return failures, outgoing
+
+    return await for_each_cluster(by_cluster(messages, connections.clusters), write, connections, deadline)
 
 
-async def _read(name: str, tasks: Mapping[tuple[str, Key], Task], cluster: Cluster, deadline: Deadline) -> "_Batch":
+async def _read(name: str, tasks: Tasks, cluster: Cluster, deadline: Deadline) -> "_Batch":
     view = await View.of_all(name, cluster, deadline)
     batch = _Batch(view)
     single = {task.key: task for (kind, _), task in tasks.items() if kind == "WorkPlacement"}
@@ -221,7 +218,8 @@ class _Batch:
         """Yield the verdicts that set missing finalizers."""
         for key, finalizers in self.unheld.items():
             reference = self.view.reference(self.objects[key], kind="WorkPlacement")
-            yield Outgoing("status", Verdict(reference=reference, add_finalizers=finalizers), self.origins[key])
+            verdict = Verdict(reference=reference, add_finalizers=finalizers).seeing(self.objects[key])
+            yield Outgoing("status", verdict, self.origins[key])
 
     def outgoing(self, key: Key, outcome: Outcome | None, settings: Settings) -> Iterator[Outgoing]:
         """Yield the verdict on a WorkPlacement, and what is to be tried again."""
@@ -231,10 +229,10 @@ class _Batch:
         leaving = bool(obj["metadata"].get("deletionTimestamp"))
         if outcome is None or (leaving and (isinstance(outcome, Written) or _waited_enough(obj, outcome, settings))):
             if finalizers:
-                yield Outgoing("status", Verdict(reference=reference, remove_finalizers=finalizers), origin)
+                yield Outgoing("status", Verdict(reference=reference, remove_finalizers=finalizers).seeing(obj), origin)
             return
         if isinstance(outcome, LandfallError):
-            yield Outgoing("status", conditions.placement_failed(reference, str(outcome)), origin)
+            yield Outgoing("status", conditions.placement_failed(reference, str(outcome)).seeing(obj), origin)
             if leaving or not isinstance(outcome, StateStoreError):
                 yield from retry("documents", reference, outcome, origin, settings, whatever_it_was=leaving)
             return
@@ -242,7 +240,7 @@ class _Batch:
         if not outcome.changed and (obj.get("status") or {}).get("versionID"):
             verdict = verdict.model_copy(update={"fields": {}})  # nothing was written, so the version stays
         if conditions.merged(verdict, obj) is not None:
-            yield Outgoing("status", verdict, origin)
+            yield Outgoing("status", verdict.seeing(obj), origin)
 
     def retries(self, outcomes: Mapping[Key, Outcome | None], settings: Settings) -> Iterator[Outgoing]:
         """Yield one retry a State Store for all its WorkPlacements that it failed."""

@@ -1,7 +1,7 @@
 """status-report: put verdicts on their objects: conditions, finalizers, Events."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from shared import conditions
 from shared.deadline import Deadline
@@ -10,6 +10,7 @@ from shared.kube import Cluster, Key, Object
 from shared.messages import Verdict
 from shared.observability import logger
 from shared.queues import Outgoing
+from shared.reconcile.batch import Share, for_each_cluster
 from shared.reconcile.connections import Connections
 
 _GET_AT_MOST = 100  # WorkPlacements one by one; a list of them brings all documents
@@ -27,19 +28,29 @@ async def report(messages: Mapping[str, Verdict], connections: Connections, dead
     Returns:
         By message id: why it has to be delivered again.
     """
-    groups: dict[tuple[str, str], dict[Key, dict[str, Verdict]]] = {}
+    shares: dict[str, dict[str, Verdict]] = {}
     for message_id, verdict in messages.items():
-        reference = verdict.reference
-        by_key = groups.setdefault((reference.cluster, reference.kind), {})
-        by_key.setdefault((reference.namespace, reference.name), {})[message_id] = verdict
+        shares.setdefault(connections.clusters.name(verdict.reference.cluster), {})[message_id] = verdict
 
+    async def report_share(_: str, share: Mapping[str, Verdict], cluster: Cluster) -> Share:
+        return await _report_share(share, cluster, deadline)
+
+    return await for_each_cluster(shares, report_share, connections, deadline)
+
+
+async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline: Deadline) -> Share:
+    groups: dict[str, dict[Key, dict[str, Verdict]]] = {}
+    for message_id, verdict in share.items():
+        reference = verdict.reference
+        by_key = groups.setdefault(reference.kind, {})
+        by_key.setdefault((reference.namespace, reference.name), {})[message_id] = verdict
     failures: dict[str, Exception] = {}
     outgoing: list[Outgoing] = []
-    for (name, kind), by_key in groups.items():
+    for kind, by_key in groups.items():
         try:
-            cluster = await connections.clusters.get(name)
+            seen = {key: obj for key, verdicts in by_key.items() if (obj := _seen(kind, verdicts.values())) is not None}
             few = _GET_AT_MOST if kind == "WorkPlacement" else None
-            objects = await cluster.read_many(kind, by_key, deadline, list_above=few)
+            objects = seen | await cluster.read_many(kind, by_key.keys() - seen.keys(), deadline, list_above=few)
         except LandfallError as error:
             failures.update({message_id: error for verdicts in by_key.values() for message_id in verdicts})
             continue
@@ -55,7 +66,16 @@ async def report(messages: Mapping[str, Verdict], connections: Connections, dead
             elif kind == "WorkPlacement" and _begins_or_ceases_to_fail(objects[key], by_key[key].values()):
                 reference = next(iter(by_key[key].values())).reference
                 outgoing.append(Outgoing("works", reference, frozenset(by_key[key])))
-    return {**failures, **await connections.queues.send(outgoing, deadline)}
+    return failures, outgoing
+
+
+def _seen(kind: str, verdicts: Collection[Verdict]) -> Object | None:
+    """Return an object as its only verdict has seen it; None where it has to be read.
+
+    Where it has changed since, the API server refuses the patch (409), and the object is read then.
+    """
+    (verdict, *others) = verdicts
+    return None if others or verdict.seen is None else {**verdict.seen, "kind": kind}
 
 
 def _begins_or_ceases_to_fail(before: Object, verdicts: Iterable[Verdict]) -> bool:

@@ -1,7 +1,6 @@
 """One changeset a State Store a batch: group edits by where they go, and write the groups side by side."""
 
 import asyncio
-import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,7 +9,7 @@ from shared import paths
 from shared.deadline import Deadline
 from shared.errors import AccessDenied, LandfallError, OutOfTime, StoreUnavailable
 from shared.kube import Cluster, Key, together
-from shared.observability import logger
+from shared.observability import log_unexpected
 from shared.plan import Edit, Outcome
 from shared.reconcile.connections import Connections, Writers
 from shared.reconcile.view import StoreKey, read_secret, secret_key, store_key
@@ -118,7 +117,6 @@ async def write_all(
         writes = [tasks.create_task(write(group)) for group in groups.values()]
     for done in writes:
         outcomes.update(done.result())
-    await connections.writers.trim()
     return outcomes
 
 
@@ -182,9 +180,7 @@ class _Batch:
             except LandfallError:
                 raise
             except Exception as error:  # noqa: BLE001 -- one store's surprise must not take the other stores down
-                # Only the type and the place: the text of an error that nobody translated may hold anything.
-                place = "".join(traceback.format_tb(error.__traceback__))
-                logger.error("the writer of %s failed with a %s:\n%s", store.name, type(error).__name__, place)
+                log_unexpected(f"the writer of {store.name}", error)
                 raise StoreUnavailable(
                     f"an unexpected {type(error).__name__}; the function's log has the place"
                 ) from None

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from shared import paths
 from shared.deadline import Deadline
-from shared.errors import InvalidObject, LandfallError, OutOfTime
+from shared.errors import InvalidObject, OutOfTime
+from shared.kube import Cluster
 from shared.messages import Reference
 from shared.plan import Edit
 from shared.queues import Outgoing
@@ -28,44 +29,38 @@ def sweep_later(store: StateStore, root: str, cluster: str, origin: frozenset[st
 
 
 async def sweep(
-    messages: Mapping[str, Reference], connections: Connections, deadline: Deadline
-) -> dict[str, Exception]:
+    messages: Mapping[str, Reference], view: View, cluster: Cluster, connections: Connections, deadline: Deadline
+) -> tuple[dict[str, Exception], list[Outgoing]]:
     """Remove canary documents from the directories of Destinations that are gone.
 
     Args:
         messages: by message id, a State Store with the directory in `path`.
+        view: of the whole cluster.
+        cluster: that all messages are about.
         connections: of this container.
         deadline: of this invocation.
 
     Returns:
-        By message id: why it has to be delivered again.
+        By message id: why it has to be delivered again; and what to send.
     """
     failures: dict[str, Exception] = {}
     outgoing: list[Outgoing] = []
-    for name in {reference.cluster for reference in messages.values()}:
-        mine = {message_id: reference for message_id, reference in messages.items() if reference.cluster == name}
+    edits: dict[str, tuple[StateStore, Edit]] = {}
+    for message_id, reference in messages.items():
         try:
-            cluster = await connections.clusters.get(name)
-            view = await View.of_all(name, cluster, deadline)
-        except LandfallError as error:
-            failures.update(dict.fromkeys(mine, error))
+            edit = _edit(message_id, reference, view)
+        except InvalidObject as error:
+            failures[message_id] = error
             continue
-        edits: dict[str, tuple[StateStore, Edit]] = {}
-        for message_id, reference in mine.items():
-            try:
-                edit = _edit(message_id, reference, view)
-            except InvalidObject as error:
-                failures[message_id] = error
-                continue
-            if edit is not None:
-                edits[message_id] = edit
-        for message_id, outcome in (await write_all(edits, cluster, connections, deadline)).items():
-            if isinstance(outcome, OutOfTime):
-                failures[message_id] = outcome
-            else:
-                origin = frozenset({message_id})
-                outgoing += retry("cleanup", mine[message_id], outcome, origin, connections.settings)
-    return {**failures, **await connections.queues.send(outgoing, deadline)}
+        if edit is not None:
+            edits[message_id] = edit
+    for message_id, outcome in (await write_all(edits, cluster, connections, deadline)).items():
+        if isinstance(outcome, OutOfTime):
+            failures[message_id] = outcome
+        else:
+            origin = frozenset({message_id})
+            outgoing += retry("cleanup", messages[message_id], outcome, origin, connections.settings)
+    return failures, outgoing
 
 
 def _edit(edit_id: str, reference: Reference, view: View) -> tuple[StateStore, Edit] | None:

@@ -11,7 +11,7 @@ from shared.kube import Cluster, Key, Object, key_of, together
 from shared.messages import Reference, Verdict
 from shared.observability import logger
 from shared.queues import Outgoing
-from shared.reconcile.batch import Task, tasks_by_cluster
+from shared.reconcile.batch import Share, Tasks, by_cluster, fold, for_each_cluster
 from shared.reconcile.connections import Connections
 from shared.resources import API_VERSION, Destination
 from shared.schedule import Placed, Placement, schedule
@@ -44,25 +44,23 @@ async def place_works(
     Returns:
         By message id: why it has to be delivered again.
     """
-    failures: dict[str, Exception] = {}
-    outgoing: list[Outgoing] = []
-    for name, tasks in tasks_by_cluster(messages).items():
-        try:
-            cluster = await connections.clusters.get(name)
-            batch = await _read(name, tasks, cluster, deadline)
-        except LandfallError as error:
-            failures.update({message_id: error for task in tasks.values() for message_id in task.origin})
-            continue
+
+    async def place(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
+        failures: dict[str, Exception] = {}
+        outgoing: list[Outgoing] = []
+        batch = await _read(name, fold(share), cluster, deadline)
         results = await together(batch.place(key, cluster, deadline) for key in batch.works)
         for key, result in zip(batch.works, results, strict=True):
             if isinstance(result, LandfallError):
                 failures.update(dict.fromkeys(batch.origins[key], result))
             else:
                 outgoing += [Outgoing("status", verdict, batch.origins[key]) for verdict in result]
-    return {**failures, **await connections.queues.send(outgoing, deadline)}
+        return failures, outgoing
+
+    return await for_each_cluster(by_cluster(messages, connections.clusters), place, connections, deadline)
 
 
-async def _read(name: str, tasks: Mapping[tuple[str, Key], Task], cluster: Cluster, deadline: Deadline) -> "_Batch":
+async def _read(name: str, tasks: Tasks, cluster: Cluster, deadline: Deadline) -> "_Batch":
     batch = _Batch(name)
     of_placements = [task for (kind, _), task in tasks.items() if kind == "WorkPlacement"]
     origins = {task.key: task.origin for (kind, _), task in tasks.items() if kind == "Work"}

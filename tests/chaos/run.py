@@ -250,6 +250,7 @@ def _environment(world: World) -> dict[str, str]:
         "LANDFALL_KUBERNETES_TIMEOUT_SECONDS": "4",
         "LANDFALL_CLEANUP_GRACE_SECONDS": "6",
         "LANDFALL_SWEEP_DELAY_SECONDS": "15",
+        "LANDFALL_FIRST_SEEN_DELAY_SECONDS": "2",
         "LANDFALL_CLEANUP_GIVE_UP_SECONDS": "25",
         "AWS_ACCESS_KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", "local"),
         "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", "local"),

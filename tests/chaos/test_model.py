@@ -164,7 +164,7 @@ def test_a_world_in_which_every_status_is_true_has_no_differences() -> None:
         pytest.param(
             verdicts(destination(ready=WRITTEN, initWorkloads={"enabled": False})), "DestinationReady", id="disabled"
         ),
-        pytest.param(verdicts(destination(ready=WRITTEN, path="../x")), "InvalidDestination", id="a refused path"),
+        pytest.param(verdicts(destination(ready=WRITTEN, path=".git/x")), "InvalidDestination", id="a refused path"),
         pytest.param(verdicts(destination(ready=WRITTEN, cleanup="all")), "finalizer", id="no finalizer"),
     ],
 )

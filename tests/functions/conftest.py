@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from infra.artifacts import RUNTIME
 from shared import runtime
+from tests.functions.interpreter import find_python
 from tests.integration.platform_team import Platform
 from tests.servers.kubernetes import KubernetesApi
 from tests.servers.s3 import Minio
@@ -49,6 +52,25 @@ class Deployment:
                 found.append(json.loads(message["Body"]))
                 self.sqs.delete(self.queues[queue].url, message["ReceiptHandle"])
         return found
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    """The Python of the functions, which need not be the one that runs the tests."""
+    try:
+        return find_python(RUNTIME)
+    except LookupError as error:
+        pytest.fail(str(error))
+
+
+@pytest.fixture(scope="session")
+def artifacts(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All artifacts, built as `make artifacts` does; only a new lock has dependencies installed anew."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    command = [python, str(ROOT / "infra" / "artifacts.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def no_key(platform: Platform) -> None:
 
 
 def no_endpoint(platform: Platform) -> None:
-    platform.bucket_store("default", endpoint="http://no path here/")
+    platform.bucket_store("default", endpoint="127.1")
 
 
 def wrong_key(platform: Platform) -> None:

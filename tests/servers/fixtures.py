@@ -25,6 +25,13 @@ def kubernetes_api() -> Iterator[kubernetes.KubernetesApi]:
 
 
 @pytest.fixture(scope="session")
+def second_kubernetes_api() -> Iterator[kubernetes.KubernetesApi]:
+    """Another kube-apiserver, with an etcd of its own."""
+    with kubernetes.kubernetes_api() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def minio() -> Iterator[s3.Minio]:
     """A MinIO over plain http."""
     with s3.minio() as server:

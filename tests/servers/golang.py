@@ -68,6 +68,8 @@ GO_SERVERS = {
         GoServer("kube-apiserver", "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "4"),
     )
 }
+# No servers, but what the benchmarks compare with; built the same way, when a benchmark asks for it.
+GO_PEERS = {"s5cmd": GoServer("s5cmd", "github.com/peak/s5cmd/v2", "github.com/peak/s5cmd/v2", "½")}
 
 
 def cache() -> Path:
@@ -78,8 +80,8 @@ def cache() -> Path:
 
 
 def go_binary(name: str) -> Path:
-    """Return a built server's binary; without it, say which command builds it."""
-    binary = GO_SERVERS[name].binary
+    """Return a built server's or peer's binary; without it, say which command builds it."""
+    binary = (GO_SERVERS | GO_PEERS)[name].binary
     if not binary.is_file():
         raise ServerUnavailable(f"{name} is not built; run: {BUILD_COMMAND} {name}")
     return binary

@@ -40,6 +40,7 @@ class KubernetesApi:
     kubeconfig: Path
     _authority: Authority = field(repr=False)
     _directory: Path = field(repr=False)
+    etcd: str = ""
 
     def request(
         self,
@@ -158,8 +159,8 @@ class KubernetesApi:
 
 
 @contextlib.contextmanager
-def kubernetes_api() -> Iterator[KubernetesApi]:
-    """Run etcd and a kube-apiserver."""
+def kubernetes_api(*arguments: str) -> Iterator[KubernetesApi]:
+    """Run etcd and a kube-apiserver, with arguments of its own besides the usual ones."""
     apiserver = go_binary("kube-apiserver")
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="landfall-kubernetes-")))
@@ -205,9 +206,10 @@ def kubernetes_api() -> Iterator[KubernetesApi]:
             "--endpoint-reconciler-type=none",
             "--profiling=false",
             "--shutdown-delay-duration=0s",
+            *arguments,
         ]
         stack.enter_context(running("kube-apiserver", command, directory=directory, ready=ready))
-        made = KubernetesApi(url, authority.ca, token, directory / "kubeconfig", authority, directory)
+        made = KubernetesApi(url, authority.ca, token, directory / "kubeconfig", authority, directory, etcd)
         made.write_kubeconfig(token).rename(made.kubeconfig)
         yield made
 

@@ -49,6 +49,19 @@ def destination(path: str = "dev", **filepath: str) -> Destination:
     )
 
 
+def test_canaries_are_the_yaml_of_the_objects_that_kratix_marshals() -> None:
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kratix-worker-system"}}
+    config_map = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kratix-info", "namespace": "kratix-worker-system"},
+        "data": {"canary": "this confirms your infrastructure is reading from Kratix state stores"},
+    }
+    wide = 2**16
+    assert yaml.safe_dump({**namespace, "spec": {}, "status": {}}, width=wide).encode() == documents.CANARY_NAMESPACE
+    assert yaml.safe_dump(config_map, width=wide).encode() == documents.CANARY_CONFIGMAP
+
+
 def test_a_content_is_inflated() -> None:
     assert documents.inflate(packed(b"hello"), 5, "x") == b"hello"
     assert documents.inflate(packed(b""), 5, "x") == b""

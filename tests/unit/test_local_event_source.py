@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -184,24 +183,32 @@ async def test_batches_are_no_larger_than_declared(start: Start) -> None:
         assert [len(batch) for batch in rig.batches] == [10, 10, 5]
 
 
-async def test_a_lone_message_does_not_wait_for_the_window(start: Start) -> None:
-    async with start(window=60) as rig:
-        began = time.monotonic()
+async def test_without_a_window_a_batch_is_what_is_there(start: Start) -> None:
+    async with start(window=0) as rig:
         rig.send("alone")
         await rig.settled(1)
-        assert time.monotonic() - began < 30
-        assert [len(batch) for batch in rig.batches] == [1]
+        rig.send("b", "c")
+        await rig.settled(3)
+        assert rig.batches == [["alone"], ["b", "c"]]
 
 
-async def test_a_stream_does_wait_for_the_window(start: Start) -> None:
-    async with start(window=0.6) as rig:
-        rig.send("alone")
-        await rig.settled(1)
-        for _ in range(4):
-            rig.send(*"abcdefghijkl")
-            await asyncio.sleep(0.13)  # longer than the linger: only in a stream does this stay one batch
-        await rig.settled(49)
-        assert [len(batch) for batch in rig.batches] == [1, 12, 36]
+async def test_a_window_is_waited_for_and_ends_early_where_the_batch_is_full(start: Start) -> None:
+    async with start(window=60, batch_size=3) as rig:
+        rig.send("a")
+        await asyncio.sleep(0.1)
+        assert rig.batches == []
+        rig.send("b", "c")
+        await rig.settled(3)
+        assert rig.batches == [["a", "b", "c"]]
+
+
+async def test_what_a_process_had_taken_itself_comes_again_when_it_ends(start: Start) -> None:
+    async with start(window=0) as rig:
+        rig.send("taken")
+        assert [message.body for message in rig.queue.take(10)] == ["taken"]  # before the mapping wakes up
+        rig.send("exit")
+        await rig.settled(2)
+        assert any("taken" in batch for batch in rig.batches)
 
 
 async def test_a_batch_stays_within_what_lambda_takes(start: Start) -> None:

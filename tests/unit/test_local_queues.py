@@ -190,3 +190,26 @@ async def test_an_unknown_queue_is_told_as_such(served: tuple["SQSClient", str, 
     client, url, _ = served
     with pytest.raises(client.exceptions.QueueDoesNotExist):
         await client.send_message(QueueUrl=url + "-gone", MessageBody="x")
+
+
+async def test_a_function_takes_settles_and_hands_back_what_it_received_itself(
+    served: tuple["SQSClient", str, MemoryQueue],
+) -> None:
+    client, url, memory = served
+    for body in "abc":
+        memory.send(Message(body))
+    got = (await client.receive_message(QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]))[
+        "Messages"
+    ]
+    assert [message["Body"] for message in got] == ["a", "b", "c"]
+    assert not (await client.receive_message(QueueUrl=url)).get("Messages")
+    entries: Any = [{"Id": str(at), "ReceiptHandle": message["ReceiptHandle"]} for at, message in enumerate(got)]
+    deleted = await client.delete_message_batch(QueueUrl=url, Entries=[entries[0], {"Id": "x", "ReceiptHandle": "?"}])
+    assert [entry["Id"] for entry in deleted["Successful"]] == ["0"]
+    assert [entry["Code"] for entry in deleted["Failed"]] == ["ReceiptHandleIsInvalid"]
+    soon: Any = [{**entries[1], "VisibilityTimeout": 0}]
+    await client.change_message_visibility_batch(QueueUrl=url, Entries=soon)
+    assert [message.body for message in await memory.receive(10, 1)] == ["b"]
+    await memory.abandon()
+    assert [message.body for message in memory.messages] == ["c"], "the rest, when the function has ended"
+    assert (memory.settled, memory.returned) == (1, 2)

@@ -29,14 +29,14 @@ def test_queues_know_their_dead_letter_queues_and_mappings_their_queues(template
     for queue in fed:
         declared = template.queues[queue]
         assert template.queues[declared.dead_letter].name == f"{declared.name}-dead-letter"
-        assert declared.max_receives == 5
+        assert declared.max_receives == 6
     canary = next(m for m in template.mappings if template.functions[m.function].name == "write-canary")
-    assert (canary.batch_size, canary.window_seconds, canary.partial) == (1000, 1.0, True)
+    assert (canary.batch_size, canary.window_seconds, canary.partial) == (10, 0.0, True)
 
 
 def test_plain_variables_take_their_parameters_defaults_and_queue_urls_are_kept_apart(template: Template) -> None:
     function = template.functions["WriteCanaryFunction"]
-    assert function.environment["LANDFALL_CLUSTER"] == "default"
+    assert function.environment["LANDFALL_CLUSTER"] == ""  # the default of ClusterName
     assert function.environment["POWERTOOLS_SERVICE_NAME"] == "landfall"
     assert function.queue_urls["LANDFALL_CANARY_QUEUE_URL"] == "CanaryQueue"
     assert function.queue_urls["LANDFALL_STATUS_QUEUE_URL"] == "StatusQueue"

@@ -18,7 +18,7 @@ _STOP_SECONDS: Final = 3.0
 
 
 class S3Server:
-    """An S3 server on a loopback port; a bucket is a folder of its folder.
+    """An S3 server on a port of this machine; a bucket is a folder of its folder.
 
     Attributes:
         folder: what it serves.
@@ -26,8 +26,9 @@ class S3Server:
         endpoint: `host:port`, as a BucketStateStore has it; plain http.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         self.folder = folder
+        self._host = host
         self.access_key = f"demo{secrets.token_hex(8)}"
         self.secret_key = secrets.token_hex(20)
         self.endpoint = ""
@@ -49,8 +50,7 @@ class S3Server:
             RuntimeError: it cannot be started; the sentence says why.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        port = _free_port()
-        self.endpoint = f"127.0.0.1:{port}"
+        self.endpoint = f"{self._host}:{free_port(self._host)}"
         log = self.folder.with_name("rclone.log")
         # By the environment, not by arguments: every user of the machine can read those.
         environment = {**os.environ, "RCLONE_AUTH_KEY": f'"{self.access_key},{self.secret_key}"', "RCLONE_CONFIG": ""}
@@ -101,7 +101,8 @@ def _binary() -> str:
     return found
 
 
-def _free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on just now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -31,7 +31,7 @@ class _Target:
 
 
 class KubernetesApi:
-    """Serves a cluster in memory on a loopback port.
+    """Serves a cluster in memory on a port of this machine.
 
     Attributes:
         url: of the API; a secret part of its path keeps other users of the machine out, since clients send no token
@@ -39,9 +39,10 @@ class KubernetesApi:
         store: the objects.
     """
 
-    def __init__(self, crds: Path) -> None:
+    def __init__(self, crds: Path, host: str = "127.0.0.1") -> None:
         definitions = read_crds(crds)
         self.url = ""
+        self._host = host
         self.store = Store()
         self._kinds = {(k.group, k.version, k.plural): k for k in (*BUILT_IN, *read_kinds(definitions))}
         self._path = f"/{secrets.token_urlsafe(12)}"
@@ -61,8 +62,8 @@ class KubernetesApi:
         app.router.add_route("*", self._path + "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}{self._path}"
+        await web.TCPSite(self._runner, self._host, 0).start()
+        self.url = f"http://{self._host}:{self._runner.addresses[0][1]}{self._path}"
 
     async def stop(self) -> None:
         """Stop listening."""

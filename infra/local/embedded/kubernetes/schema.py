@@ -161,7 +161,7 @@ def _problems(value: Any, old: Any, schema: Mapping[str, Any], path: str) -> Ite
         supported = ", ".join(f'"{choice}"' for choice in schema["enum"])
         yield f'{path}: Unsupported value: "{value}": supported values: {supported}'
     if old is not None and old != value:
-        # Of CEL, the one rule that our definitions have.
+        # Of CEL, the one rule that is about change; what the others refuse, a condition tells here.
         rules = schema.get("x-kubernetes-validations") or ()
         yield from (f"{path}: Invalid value: {rule['message']}" for rule in rules if rule["rule"] == "self == oldSelf")
     if isinstance(value, dict):
