@@ -1,0 +1,92 @@
+"""Who may do what in a cluster: every subject of our manifests against every resource, on a real API server."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra.deployment.tables import table_in
+from infra.local.template import _Loader as template_loader
+from tests.infra import can_i
+from tests.servers.kubernetes import KubernetesApi
+
+ENTRY = "AWS::EKS::AccessEntry"
+LISTED = {"destinations": "list", "bucketstatestores": "list", "gitstatestores": "list"}
+READ = dict.fromkeys(("destinations", "bucketstatestores", "gitstatestores"), "get list")
+ALL = ("destinations", "bucketstatestores", "gitstatestores", "works", "workplacements")
+
+# Everything that is allowed; what is not here must be refused.
+ALLOWED = {
+    "on-destination-change": {**LISTED, "workplacements": "list"},
+    "resync": {**LISTED, "workplacements": "list"},
+    "write-canary": {**READ, "secrets": "get"},
+    "on-work-change": {
+        "destinations": "list",
+        "works": "get list",
+        "works/finalizers": "update",
+        "workplacements": "get list create patch delete",
+    },
+    "write-documents": {**LISTED, "workplacements": "get list", "secrets": "get"},
+    "cleanup": {**LISTED, "workplacements": "list delete", "secrets": "get"},
+    "status-report": {
+        "destinations": "get list patch",
+        "bucketstatestores": "get list",
+        "gitstatestores": "get list",
+        "works": "get list patch",
+        "workplacements": "get list patch",
+        **{f"{kind}/status": "patch" for kind in ALL},
+        "events": "get create patch",
+    },
+    "landfall/landfall-forwarder": dict.fromkeys((*ALL, "secrets"), "list watch"),
+    "forwarder": dict.fromkeys((*ALL, "secrets"), "list watch"),
+    "argo-events/landfall-event-source": dict.fromkeys(ALL, "list watch"),
+    "landfall-knative/landfall-api-server-source": dict.fromkeys((*ALL, "secrets"), "get list watch"),
+}
+
+
+@pytest.fixture(scope="module")
+def found(kubernetes_api: KubernetesApi) -> can_i.Matrix:
+    can_i.apply(kubernetes_api)
+    return asyncio.run(can_i.matrix(kubernetes_api))
+
+
+def test_the_manifests_allow_nobody_else(found: can_i.Matrix) -> None:
+    assert found.keys() == ALLOWED.keys()
+
+
+@pytest.mark.parametrize("subject", ALLOWED)
+def test_each_identity_may_do_what_it_needs_and_nothing_else(found: can_i.Matrix, subject: str) -> None:
+    allowed = {resource: set(verbs) for resource, verbs in found[subject].items() if verbs}
+    assert allowed == {resource: set(verbs.split()) for resource, verbs in ALLOWED[subject].items()}
+
+
+def test_the_table_has_a_row_a_resource_and_says_where_nothing_is_allowed(found: can_i.Matrix) -> None:
+    lines = can_i.table(found).splitlines()
+    assert len(lines) == 2 + len(found["resync"])
+    cells = dict(
+        zip(
+            lines[0].split(" | ")[1:], next(r for r in lines if r.startswith("| secrets")).split(" | ")[1:], strict=True
+        )
+    )
+    assert (cells["write-canary"], cells["status-report"]) == ("get", "-")
+
+
+def test_the_security_page_has_this_very_table(found: can_i.Matrix) -> None:
+    page = Path("docs/security.md").read_text()
+    assert table_in(page, "rbac") == can_i.table(found), "run: make tables"
+
+
+def test_each_functions_role_has_its_own_group_in_an_eks_cluster() -> None:
+    resources = yaml.load(Path("template.yaml").read_text(), template_loader)["Resources"]
+    entries = {r["Properties"]["PrincipalArn"]["Fn::GetAtt"][0]: r for r in resources.values() if r["Type"] == ENTRY}
+    groups = {}
+    for resource in resources.values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            role = resource["Properties"]["Role"]["Fn::GetAtt"][0]
+            function = resource["Properties"]["CodeUri"].split("/")[1]
+            groups[function] = entries[role]["Properties"]["KubernetesGroups"]
+            assert {"Key": "landfall-function", "Value": function} in resources[role]["Properties"]["Tags"]
+    names = {path.parent.name for path in Path("functions").glob("*/*.py")}
+    assert groups == {name: [f"landfall:{name}"] for name in names}
+    assert names <= can_i.subjects().keys()
