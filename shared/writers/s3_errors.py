@@ -16,7 +16,6 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectTimeoutError,
-    EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
@@ -35,6 +34,8 @@ SERVER_ATTEMPTS: Final = 6  # 5xx, SlowDown, a cut connection
 CONNECT_ATTEMPTS: Final = 3  # no such name, connection refused
 SLOW_ATTEMPTS: Final = 2  # each has cost a whole time-out
 _ONE: Final = 1
+_TLS_FAILURES: Final = (SSLError, aiohttp.ClientSSLError)
+_CUT: Final = (HTTPClientError, aiohttp.ClientError, OSError)
 
 _RETRIED_CODES: Final = frozenset(
     {
@@ -85,11 +86,11 @@ def attempts_for(error: Exception) -> int:
         return SERVER_ATTEMPTS if retried else _ONE
     if isinstance(error, TimeoutError | ConnectTimeoutError | ReadTimeoutError):
         return SLOW_ATTEMPTS
-    if ours_in(error) is not None or isinstance(error, SSLError):
+    if ours_in(error) is not None or isinstance(error, _TLS_FAILURES):
         return _ONE
     if isinstance(_cause(error), aiohttp.ClientConnectorError):
         return CONNECT_ATTEMPTS
-    if isinstance(error, HTTPClientError | aiohttp.ClientError | OSError):
+    if isinstance(error, _CUT) or isinstance(_cause(error), _CUT):
         return SERVER_ATTEMPTS
     return _ONE
 
@@ -117,7 +118,7 @@ def translate(error: Exception, where: Where, timeout: float) -> LandfallError:
         return StoreUnavailable(
             f"{where} did not answer within {timeout:g} s: check that the endpoint can be reached from the function"
         )
-    return _tls(error, where) if isinstance(error, SSLError) else _network(error, where)
+    return _tls(error, where) if isinstance(error, _TLS_FAILURES) else _network(error, where)
 
 
 def for_code(code: str, where: Where, status: int = 0) -> StateStoreError:
@@ -181,7 +182,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             queue += [_cause(link), getattr(link, "certificate_error", None), link.__cause__, link.__context__]
 
 
-def _tls(error: SSLError, where: Where) -> StoreUnavailable:
+def _tls(error: Exception, where: Where) -> StoreUnavailable:
     certificate = [link for link in _chain(error) if isinstance(link, ssl.SSLCertVerificationError)]
     if certificate:
         why = next(
@@ -205,8 +206,8 @@ def _network(error: Exception, where: Where) -> StoreUnavailable:
             return StoreUnavailable(f"{where}: the host name cannot be resolved: correct spec.endpoint, or the DNS")
         if isinstance(link, ConnectionRefusedError):
             return StoreUnavailable(f"{where}: the connection is refused: start the server, or correct spec.endpoint")
-    if isinstance(error, EndpointConnectionError) and isinstance(_cause(error), aiohttp.ClientConnectorError):
+    if isinstance(_cause(error), aiohttp.ClientConnectorError):
         return StoreUnavailable(f"{where} cannot be reached: check the endpoint and the function's network")
-    if isinstance(error, HTTPClientError | aiohttp.ClientError | OSError):
+    if isinstance(error, _CUT) or isinstance(_cause(error), _CUT):
         return StoreUnavailable(f"{where}: the connection was cut again and again: check the network and the server")
     return no_s3(where)

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
@@ -21,12 +21,13 @@ from aiobotocore.session import AioSession
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 from botocore.loaders import Loader, create_loader
+from yarl import URL
 
 from shared.errors import StateStoreNotReady
 from shared.settings import Settings
 from shared.writers.network import check_address
 from shared.writers.s3_endpoint import DEFAULT_REGION, Endpoint
-from shared.writers.s3_put import Puts
+from shared.writers.s3_put import Answer, Puts
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -96,30 +97,26 @@ class GuardedSession(AIOHTTPSession):
         """Take what is ours before what aiobotocore gives to every session."""
         self._tls = tls
         self._puts = puts
+        self._direct = not kwargs.get("proxies")
         super().__init__(**kwargs)
 
     async def send(self, request: Any) -> Any:
-        """Send a request, and show `Puts` where it went."""
+        """Send a request, and show `Puts` where it went, unless a proxy of the environment's is on the way."""
         response = await super().send(request)
-        self._puts.learn(self, request, response.status_code)
+        if self._direct:
+            self._puts.learn(self, request, response.status_code)
         return response
 
-    async def put(self, url: URL, headers: Mapping[str, str], content: bytes, proxy: Proxy) -> Answer:
-        """Send a PUT over the same connections as `send`, without making aiobotocore's objects for it.
+    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> Answer:
+        """Send a PUT over the same connections as `send`, without what aiobotocore makes and reads around it.
 
         Raises:
             aiohttp.ClientError, OSError: as aiohttp raises them.
         """
-        session = await self._get_session(proxy.url)
-        response = await session.request(
-            "PUT", url=url, headers=headers, data=content, proxy=proxy.url, proxy_headers=proxy.headers
-        )
+        session = await self._get_session(None)
+        response = await session.request("PUT", url=URL(url, encoded=True), headers=headers, data=content)
         async with response:
             return Answer(response.status, response.headers, await response.read())
-
-    def proxy_for(self, url: str) -> Proxy:
-        """Return the way to a URL, as the environment says."""
-        return Proxy(self._proxy_config.proxy_url_for(url), self._proxy_config.proxy_headers_for(url))
 
     def _build_verify_context(self) -> ssl.SSLContext:
         return self._tls

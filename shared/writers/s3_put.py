@@ -3,7 +3,7 @@
 aiobotocore takes a millisecond of Python for a put, four times what aiohttp takes for the request itself: it validates,
 serialises, resolves the endpoint and derives the signing key anew each time. Here only what differs from one object to
 the next is made anew. The rest stays the client's: where requests go and for which region is read off a listing that
-it has sent with success, its HTTP session sends them, its parser reads refusals, and a put whose answer is none of the
+it has sent with success, its connections carry them, its parser reads refusals, and a put whose answer is none of the
 plain ones is made by the client itself.
 """
 
@@ -15,11 +15,10 @@ import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from urllib.parse import quote, urlsplit
 
 from aiobotocore.credentials import AioCredentials
-from aiobotocore.httpsession import AIOHTTPSession
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import ClientError
@@ -92,10 +91,26 @@ class Signer:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answers; the names of the headers count in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Sender(Protocol):
+    """The client's HTTP session, as far as it is needed here."""
+
+    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> Answer:
+        """Send a PUT with exactly these headers, to a URL that is quoted already."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Target:
     """Where the client's own requests for the bucket went: its URL up to the key, and what they said of us."""
 
-    session: AIOHTTPSession
+    session: Sender
     url: str
     host: str
     path: str
@@ -124,7 +139,7 @@ class Puts:
         self._credentials = credentials
         self._target = None
 
-    def learn(self, session: AIOHTTPSession, request: AWSPreparedRequest, status: int) -> None:
+    def learn(self, session: Sender, request: AWSPreparedRequest, status: int) -> None:
         """See where a request of the client's went, and with what answer."""
         if request.method != "GET" or status != _OK or "list-type=2" not in request.url:
             return
@@ -146,12 +161,11 @@ class Puts:
             Exception: one of `s3_errors.FAILURES`, as the client raises them.
         """
         if self._target is not None and self._credentials is not None and len(content) <= LARGEST_BYTES:
-            response = await self._send(self._target, await self._credentials.get_frozen_credentials(), key, content)
-            body = await response.content
-            if response.status_code == _OK and b"<Error" not in body:
-                return bool(response.headers.get("ETag"))
-            if response.status_code > _BAD_REQUEST:
-                raise _refusal(response.status_code, response.headers, body)
+            answer = await self._send(self._target, await self._credentials.get_frozen_credentials(), key, content)
+            if answer.status == _OK and b"<Error" not in answer.body:
+                return bool(answer.headers.get("ETag"))
+            if answer.status > _BAD_REQUEST:
+                raise _refusal(answer)
             self._target = None  # a redirect to another region, or something rare: the client finds out
         reply = await s3.put_object(
             Bucket=self._bucket,
@@ -163,10 +177,10 @@ class Puts:
         )
         return bool(reply.get("ETag"))
 
-    async def _send(self, target: _Target, credentials: ReadOnlyCredentials, key: str, content: bytes) -> Any:
+    async def _send(self, target: _Target, credentials: ReadOnlyCredentials, key: str, content: bytes) -> Answer:
         quoted = quote(key, safe="/~")
         digest = hashlib.sha256(content).hexdigest()
-        headers: Any = {
+        headers = {
             # The MD5 protects the way to servers that know no newer checksum, and buckets with object lock demand one.
             "content-md5": _md5(content),
             "content-type": CONTENT_TYPE,
@@ -182,15 +196,14 @@ class Puts:
             headers["x-amz-security-token"] = credentials.token
         authorization = self._signer.sign("PUT", target.path + quoted, headers, target.region, credentials)
         headers["authorization"] = authorization
-        headers["user-agent"] = target.user_agent
+        headers |= {"user-agent": target.user_agent, "accept-encoding": "identity"}
         add_recursion_detection_header({"headers": headers})
-        request = AWSPreparedRequest("PUT", target.url + quoted, headers, content, stream_output=False)
-        return await target.session.send(request)  # type: ignore[arg-type]  # the stubs name another class
+        return await target.session.put(target.url + quoted, headers, content)
 
 
-def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
+def _refusal(answer: Answer) -> ClientError:
     """Return what the client would raise."""
-    response = {"status_code": status, "headers": headers, "body": body}
+    response = {"status_code": answer.status, "headers": answer.headers, "body": answer.body}
     parsed: Any = create_parser("rest-xml").parse(response, None)  # type: ignore[arg-type]  # an error needs no shape
     return ClientError(parsed, "PutObject")
 

@@ -9,7 +9,9 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,7 +44,6 @@ NOTED = {
     "docker push": "",  # needs a registry
     "git pull": "",
     "git checkout": "",  # in Kratix's repository
-    "git apply": "",
     "git ls-remote": "",  # of a repository of yours
 }
 # What moto does not know: the CLI reads and checks the whole command, and an empty answer comes back.
@@ -103,12 +104,25 @@ class Machine:
 
     def run(self, script: str, timeout: float = 120) -> str:
         """Run a script, and return what it printed; it ends at the first command that fails."""
-        command = ["bash", "-euo", "pipefail", "-c", script]
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=timeout
-        )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        return done.stdout
+        with tempfile.TemporaryFile("w+") as printed:
+            done = subprocess.Popen(
+                ["bash", "-euo", "pipefail", "-c", script],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                status = done.wait(timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(done.pid, signal.SIGKILL)
+                status = f"nothing for {timeout:g} s, and it was {done.wait()}"
+            printed.seek(0)
+            said = printed.read()
+        assert status == 0, f"{said}\nended with {status}"
+        return said
 
     def noted(self) -> list[list[str]]:
         """Return the commands that were only noted since the last call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from infra.local.runtime import LocalRuntime
 from shared.deadline import Deadline
 from shared.errors import KubernetesUnavailable
 from shared.kube import Cluster
+from shared.messages import Reference, Verdict
 from shared.settings import Settings
 from tests.integration.flow import invocations, put_on, running
 from tests.integration.kubernetes_proxy import CUT, Answer, Asked, Forward, KubernetesProxy, kubernetes_proxy
@@ -331,3 +333,31 @@ async def test_a_401_after_overload_is_an_error_of_ours_too(api: Cluster, own_pr
     own_proxy.fail("list", "destinations", "", error(503), error(503), error(503), error(401), error(401))
     with pytest.raises(KubernetesUnavailable, match="check the identity"):
         await api.list_all("Destination", Deadline.after(30))
+
+
+async def test_a_verdict_that_says_what_it_saw_needs_no_read_and_one_that_saw_something_older_is_decided_again(
+    runtime: LocalRuntime, platform: Platform, minio: Minio, api_proxy: KubernetesProxy
+) -> None:
+    declare_bucket(platform, minio)
+    platform.destination("worker-1", "bucket/default")
+    await platform.wait_ready("worker-1")
+    await runtime.idle()
+    obj = platform.get("worker-1")
+    assert obj is not None
+    reference = Reference.to(obj, "Destination", "")
+    failed = Verdict(reference=reference, status="False", reason="StateStoreWriteFailed", message="of late").seeing(obj)
+    assert failed.seen is not None
+    api_proxy.reset()
+    await runtime.queues.send("StatusQueue", [failed.encode()])
+    await runtime.idle()
+    calls = api_proxy.calls
+    assert (calls["patch destinations/status"], calls["get destinations"], calls["list destinations"]) == (1, 0, 0)
+
+    well = failed.model_copy(
+        update={"status": "True", "reason": "TestDocumentsWritten", "decided_at": datetime.now(UTC)}
+    )
+    api_proxy.reset()
+    await runtime.queues.send("StatusQueue", [well.encode()])  # it saw what was before the first one
+    await platform.wait_ready("worker-1")
+    calls = api_proxy.calls
+    assert (calls["patch destinations/status"], calls["get destinations"]) == (2, 1), "refused, read, patched"

@@ -6,6 +6,7 @@ import base64
 import datetime as dt
 import hashlib
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import ClientError
 
-from shared.writers.s3_put import LARGEST_BYTES, Puts
+from shared.writers.s3_put import LARGEST_BYTES, Answer, Puts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,29 +41,23 @@ LISTINGS = {
 }
 
 
-class Answer:
-    """An HTTP answer as aiobotocore's session gives it."""
-
-    def __init__(self, status: int = 200, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
-        self.status_code = status
-        self.headers = {"ETag": '"x"'} if headers is None else headers
-        self._body = body
-
-    @property
-    async def content(self) -> bytes:
-        return self._body
+@dataclass
+class Sent:
+    url: str
+    headers: dict[str, str]
+    content: bytes
 
 
 class Recorder:
     """Stands in for the HTTP session, because what it is given is what is tested."""
 
     def __init__(self, *answers: Answer) -> None:
-        self.sent: list[AWSPreparedRequest] = []
+        self.sent: list[Sent] = []
         self._answers = list(answers)
 
-    async def send(self, request: AWSPreparedRequest) -> Answer:
-        self.sent.append(request)
-        return self._answers.pop(0) if self._answers else Answer()
+    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> Answer:
+        self.sent.append(Sent(url, dict(headers), content))
+        return self._answers.pop(0) if self._answers else Answer(200, {"ETag": '"x"'}, b"")
 
 
 class Client:
@@ -86,7 +81,7 @@ def listing(url: str, *, region: str = "eu-west-1", service: str = "s3") -> AWSP
 def puts_after(url: str, session: Recorder, *, checksums: bool = False, token: str | None = None) -> Puts:
     puts = Puts("bucket", checksums=checksums)
     puts.begin(AioCredentials("AKIA", "SECRET", token))
-    puts.learn(session, listing(url), 200)  # type: ignore[arg-type]
+    puts.learn(session, listing(url), 200)
     return puts
 
 
@@ -99,8 +94,9 @@ async def test_the_signature_is_the_one_that_botocore_makes(
     session = Recorder()
     await puts_after(url, session, token=token, checksums=token is not None).put(Client(), key, b"content")  # type: ignore[arg-type]
     (sent,) = session.sent
-    headers = dict(sent.headers.items())
+    headers = dict(sent.headers)
     signature = headers.pop("authorization")
+    assert headers.pop("accept-encoding") == "identity"
     when = dt.datetime.strptime(headers.pop("x-amz-date"), "%Y%m%dT%H%M%SZ").replace(tzinfo=None)  # noqa: DTZ007
     monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: when)
     assert headers.pop("host") == botocore.auth._host_from_url(url)  # type: ignore[attr-defined]
@@ -115,19 +111,19 @@ async def test_the_signature_is_the_one_that_botocore_makes(
 async def test_an_object_is_sent_with_what_servers_and_other_readers_need() -> None:
     session = Recorder()
     await puts_after(LISTINGS["path-style"], session).put(Client(), "a", b"content")  # type: ignore[arg-type]
-    headers = dict(session.sent[0].headers.items())
+    headers = session.sent[0].headers
     assert headers["content-md5"] == base64.b64encode(hashlib.md5(b"content").digest()).decode()
     assert headers["content-type"] == "application/octet-stream"
     assert headers["x-amz-meta-landfall-sha256"] == hashlib.sha256(b"content").hexdigest()
     assert headers["user-agent"] == "agent/1"
     assert not [name for name in headers if "checksum" in name or name == "expect"]
-    assert session.sent[0].body == b"content"
+    assert session.sent[0].content == b"content"
 
 
 async def test_aws_gets_the_checksum_that_its_own_client_sends() -> None:
     session = Recorder()
     await puts_after(LISTINGS["virtual-host"], session, checksums=True).put(Client(), "a", b"content")  # type: ignore[arg-type]
-    headers = dict(session.sent[0].headers.items())
+    headers = session.sent[0].headers
     assert base64.b64decode(headers["x-amz-checksum-crc32"]) == zlib.crc32(b"content").to_bytes(4, "big")
     assert headers["x-amz-sdk-checksum-algorithm"] == "CRC32"
 
@@ -152,12 +148,14 @@ async def test_each_put_is_signed_with_the_credentials_of_that_moment() -> None:
     session = Recorder()
     puts = Puts("bucket", checksums=False)
     puts.begin(Rotating("", ""))
-    puts.learn(session, listing(LISTINGS["https"]), 200)  # type: ignore[arg-type]
+    puts.learn(session, listing(LISTINGS["https"]), 200)
     for _ in range(2):
         await puts.put(Client(), "a", b"")  # type: ignore[arg-type]
     for turn, sent in enumerate(session.sent, 1):
         assert sent.headers["x-amz-security-token"] == f"TOKEN{turn}"
-        headers = {name: value for name, value in sent.headers.items() if name != "authorization"}
+        headers = {
+            name: value for name, value in sent.headers.items() if name not in {"authorization", "accept-encoding"}
+        }
         request = AWSRequest("PUT", sent.url, headers, b"")
         request.context["timestamp"] = headers["x-amz-date"]
         signer = S3SigV4Auth(Credentials(f"KEY{turn}", f"SECRET{turn}"), "s3", "eu-west-1")
@@ -191,7 +189,7 @@ async def test_nothing_but_a_listing_that_succeeded_says_where_objects_go(
     session, client = Recorder(), Client()
     puts = Puts("bucket", checksums=False)
     puts.begin(AioCredentials("AKIA", "SECRET"))
-    puts.learn(session, request_, status)  # type: ignore[arg-type]
+    puts.learn(session, request_, status)
     assert await puts.put(client, "a", b"")  # type: ignore[arg-type]
     assert (client.puts, session.sent) == (["a"], [])
 
@@ -199,8 +197,8 @@ async def test_nothing_but_a_listing_that_succeeded_says_where_objects_go(
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(Answer(301, {"x-amz-bucket-region": "eu-central-1"}), id="moved"),
-        pytest.param(Answer(307), id="moved-for-now"),
+        pytest.param(Answer(301, {"x-amz-bucket-region": "eu-central-1"}, b""), id="moved"),
+        pytest.param(Answer(307, {}, b""), id="moved-for-now"),
         pytest.param(Answer(400, {}, b"<Error><Code>AuthorizationHeaderMalformed</Code></Error>"), id="wrong-region"),
         pytest.param(Answer(200, {}, b"<Error><Code>InternalError</Code></Error>"), id="an-error-with-200"),
     ],
