@@ -115,13 +115,13 @@ class Machine:
                 start_new_session=True,
             )
             try:
-                status = done.wait(timeout)
+                done.wait(timeout)
             except subprocess.TimeoutExpired:
                 os.killpg(done.pid, signal.SIGKILL)
-                status = f"nothing for {timeout:g} s, and it was {done.wait()}"
+                done.wait()
             printed.seek(0)
             said = printed.read()
-        assert status == 0, f"{said}\nended with {status}"
+        assert done.returncode == 0, f"{said}\nended with {done.returncode}; after {timeout:g} s it is killed"
         return said
 
     def noted(self) -> list[list[str]]:

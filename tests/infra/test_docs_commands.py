@@ -13,7 +13,6 @@ import yaml
 from shared.settings import Settings
 from tests.infra.conftest import ROOT, SAM
 from tests.infra.docs_machine import NOTED, Machine, blocks, machine
-from tests.integration.platform_team import Platform
 from tests.servers.kubernetes import kubernetes_api
 from tests.servers.sqs import aws_server
 
@@ -133,8 +132,14 @@ def test_moving_over_and_back_leaves_kratix_as_it_was(examples: Machine) -> None
 
 
 def test_the_guide_leads_from_an_empty_account_to_ready_and_back(here: Machine, transformed: dict[str, Any]) -> None:
-    Platform(here.api).clear()  # whatever the other pages have left
-    here.run("kubectl delete secrets --namespace default --all")
+    # Whatever the other pages have left; a Destination whose State Store leads nowhere would wait with its clean-up.
+    let_go = """kubectl patch {} --type=merge --patch '{"spec": {"cleanup": "none"}}'"""
+    here.run(
+        f"kubectl get destinations --output name | xargs --replace={{}} {let_go}\n"
+        "kubectl delete works --all --all-namespaces\n"
+        "kubectl delete destinations,bucketstatestores,gitstatestores --all\n"
+        "kubectl delete secrets --namespace default --all\n"
+    )
     script = local(blocks(DOCS / "deployment.md"), here)
     one = re.sub(r'FUNCTIONS="[a-z -]*"', 'FUNCTIONS="write-canary"', script)
     assert one != script

@@ -100,6 +100,8 @@ async def serve() -> AsyncIterator[tuple[Mapping[str, str], str]]:
             if service.returncode is None:
                 service.terminate()
             await service.wait()
+            # podman mounts its store onto itself and leaves it so; nobody could delete the cache then.
+            await run("umount", folder / "overlay" / "overlay", environment=environment)
 
 
 def _folder() -> Path:
