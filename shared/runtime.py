@@ -23,11 +23,12 @@ UseCase = Callable[[Mapping[str, Message], Connections, Deadline], Coroutine[Any
 
 
 # A batch that comes so soon after the last one is part of a stream, and is worth a moment for what comes next: half of
-# what the last one took, within bounds. Without that, a burst whose messages trickle in would be done in many small
-# batches, each with its own lists and commits; a lone change never waits.
+# what the last one took, or all of it after a large one, within bounds. Without that, a burst whose messages trickle in
+# would be done in many small batches, each with its own lists and commits; a lone change never waits.
 _STREAM_SECONDS: Final = 0.3
 _SHORTEST_GATHERING_SECONDS: Final = 0.1
 _LONGEST_GATHERING_SECONDS: Final = 1.0
+_LARGE_BATCH: Final = 100  # messages
 
 
 class _Container:
@@ -37,7 +38,7 @@ class _Container:
         self.runner = asyncio.Runner()
         self.connections = Connections(Settings.from_environment())
         self.served_at = -math.inf  # on the monotonic clock, when the last batch was done
-        self.served_seconds = 0.0  # what it took
+        self.gathering_seconds = 0.0  # what the next batch is worth, if it comes soon
 
 
 _container: _Container | None = None
@@ -125,7 +126,8 @@ def _serve(
         await queues.settle([r for r in taken if r["messageId"] not in failures], deadline)
         await queues.hand_back([r for r in (*given, *taken) if r["messageId"] in failures], deadline)
         container.served_at = time.monotonic()
-        container.served_seconds = container.served_at - began
+        took = container.served_at - began
+        container.gathering_seconds = took if len(given) + len(taken) >= _LARGE_BATCH else took / 2
         return failures
 
     failures = _run(context, serve)
@@ -171,7 +173,7 @@ async def _taken(given: int, container: _Container, deadline: Deadline) -> list[
     streaming = time.monotonic() - container.served_at < _STREAM_SECONDS
     if streaming:
         longest = min(_LONGEST_GATHERING_SECONDS, deadline.remaining)
-        await asyncio.sleep(min(max(_SHORTEST_GATHERING_SECONDS, container.served_seconds / 2), longest))
+        await asyncio.sleep(min(max(_SHORTEST_GATHERING_SECONDS, container.gathering_seconds), longest))
     return await container.connections.queues.take(deadline) if streaming or given > 1 else []
 
 
