@@ -31,7 +31,7 @@ spec:
   selector: {matchLabels: {app: kratix}}
   template:
     metadata: {labels: {app: kratix}}
-    spec: {containers: [{name: manager, image: "docker.io/syntasso/kratix-platform:dev"}]}
+    spec: {containers: [{name: manager, image: "kratix-platform:dev"}]}
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingWebhookConfiguration
