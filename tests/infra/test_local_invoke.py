@@ -1,4 +1,4 @@
-"""`make rie` as a command, and the image of `make sam-local` for where Docker cannot pull the real one."""
+"""`make rie` as a command, and the image of `make sam-local` for where no Docker pulls the real one."""
 
 import asyncio
 import json

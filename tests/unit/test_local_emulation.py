@@ -165,30 +165,38 @@ def docker(folder: Path, script: str) -> None:
     command.chmod(0o755)
 
 
-async def test_a_docker_engine_that_answers_is_used_with_the_real_image(
+async def test_a_docker_engine_that_answers_is_used_and_sam_pulls_the_image(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    docker(tmp_path, 'case "$1" in version) echo 28.5.1 ;; image) exit 1 ;; esac')
+    docker(tmp_path, 'case "$1" in version) echo 28.5.1 ;; network) echo "127.0.0.1 fd00::1 " ;; esac')
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
     said: list[tuple[str, str]] = []
     async with container_engine(lambda *words: said.append(words)) as engine:
         assert engine.command == "docker"
         image = await engine.base_image(Path("/nonexistent/python"), lambda *words: said.append(words))
-    assert image.startswith("public.ecr.aws/lambda/python:3.13-")
-    assert f"pull --quiet {image}" in (tmp_path / "asked").read_text()
-    assert said == [("Container engine", "Docker 28.5.1"), ("Base image", image)]
+        assert image is None
+        assert await engine.host(image) == Host("127.0.0.1", "127.0.0.1", "127.0.0.1/32")
+    assert said[0] == ("Container engine", "Docker 28.5.1")
+    asked = [line.split()[0] for line in (tmp_path / "asked").read_text().splitlines()]
+    assert asked == ["version", "network"]
 
 
+@pytest.mark.parametrize("gateway", ["203.0.113.1", ""])
 async def test_where_dockers_gateway_is_not_ours_functions_get_its_name_for_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gateway: str
+) -> None:
+    docker(tmp_path, f"echo {gateway}")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
+    assert await Engine("docker", os.environ, "Docker").host(None) == Host("127.0.0.1", "host.docker.internal")
+
+
+async def test_the_container_that_is_asked_for_its_gateway_does_not_stay(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    docker(tmp_path, 'case "$1" in run) echo 4711 ;; inspect) echo 203.0.113.1 ;; esac')
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
-    engine = Engine("docker", os.environ, "Docker")
-    assert await engine.host("an-image") == Host("127.0.0.1", "host.docker.internal")
-    assert "rm --force 4711" in (tmp_path / "asked").read_text()
     docker(tmp_path, 'case "$1" in run) echo 4711 ;; inspect) echo 127.0.0.1 ;; esac')
-    assert await engine.host("an-image") == Host("127.0.0.1", "127.0.0.1", "127.0.0.1/32")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
+    assert await Engine("docker", os.environ, "it").host("an-image") == Host("127.0.0.1", "127.0.0.1", "127.0.0.1/32")
+    assert "rm --force 4711" in (tmp_path / "asked").read_text()
 
 
 async def test_an_engine_that_runs_no_container_is_told_with_its_words(
@@ -225,13 +233,13 @@ async def test_an_answer_comes_from_standard_output_alone(tmp_path: Path) -> Non
     assert await sam.invoke("WriteCanaryFunction", ROOT / "events" / "env.json") == {"batchItemFailures": []}
 
 
-def test_a_stand_in_is_named_to_sam_and_the_real_image_is_not(tmp_path: Path) -> None:
+def test_a_stand_in_is_named_to_sam_and_the_real_image_is_for_sam_to_pull(tmp_path: Path) -> None:
     event = ROOT / "events" / "env.json"
-    assert fake_sam(tmp_path, "").arguments("F", event)[-2:] == ["--invoke-image", "localhost/an-image:3.13"]
-    engine = Engine("docker", os.environ, "Docker")
-    real = Sam(tmp_path, ROOT / ".landfall" / "sam", engine, "public.ecr.aws/lambda/python:3.13-x86_64")
+    stand_in = ["--skip-pull-image", "--invoke-image", "localhost/an-image:3.13"]
+    assert fake_sam(tmp_path, "").arguments("F", event)[-3:] == stand_in
+    real = Sam(tmp_path, ROOT / ".landfall" / "sam", Engine("docker", os.environ, "Docker"), None)
     assert real.arguments("F", event)[:4] == ["local", "invoke", "F", "--event"]
-    assert "--invoke-image" not in real.arguments("F", event)
+    assert not {"--invoke-image", "--skip-pull-image"} & set(real.arguments("F", event))
 
 
 def test_long_lines_of_a_log_are_cut_and_early_ones_left_out() -> None:

@@ -1,8 +1,8 @@
 """A stand-in for Lambda's Python image, made of this machine's own Python and libraries.
 
-For where the real one cannot be pulled. It has what SAM and the emulator rely on: Python under /var/lang, awslambdaric
-beside it, /var/runtime/bootstrap, a shell for the one RUN that SAM adds. It is no Amazon Linux: what needs that
-system's own libraries is not tested by it.
+For where no Docker engine pulls the real one. It has what SAM and the emulator rely on: Python under /var/lang,
+awslambdaric beside it, /var/runtime/bootstrap, a shell for the one RUN that SAM adds. It is no Amazon Linux: what needs
+that system's own libraries is not tested by it.
 """
 
 import io

@@ -13,14 +13,14 @@ from typing import Final
 
 from infra.local.emulation import base_image, podman
 from infra.local.emulation.commands import CannotInvoke, Done, run
-from infra.local.emulation.lambda_python import VERSION, architecture, runtime_client
+from infra.local.emulation.lambda_python import VERSION, runtime_client
 from infra.local.emulation.stage import Host
 
 Say = Callable[[str, str], None]
 
-REGISTRY: Final = "public.ecr.aws/lambda"
 _STAND_IN: Final = "localhost/landfall/lambda-python"  # a name that no registry has
 _GATEWAY: Final = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}"
+_BRIDGE: Final = "{{range .IPAM.Config}}{{.Gateway}} {{end}}"
 # Docker Desktop's containers are in a virtual machine, from which this name leads here.
 _FROM_A_MACHINE: Final = Host(name="host.docker.internal")
 
@@ -39,23 +39,19 @@ class Engine:
     environment: Mapping[str, str]
     name: str
 
-    async def base_image(self, python: Path, say: Say) -> str:
-        """Return the name of Lambda's Python image: Docker pulls the real one, and a stand-in is for where it cannot.
+    async def base_image(self, python: Path, say: Say) -> str | None:
+        """Return the name of a stand-in for Lambda's Python image; None with Docker, by which SAM pulls the real one.
 
         Args:
             python: of the functions' version; the stand-in is made of it.
             say: told what is done.
 
         Raises:
-            CannotInvoke: there is neither.
+            CannotInvoke: none can be made.
         """
         if self.command == "docker":
-            real = f"{REGISTRY}/python:{VERSION}-{architecture()}"
-            for command in (("image", "inspect"), ("pull", "--quiet")):
-                if not (await self._run(*command, real)).status:
-                    say("Base image", real)
-                    return real
-            say("Base image", f"{real} cannot be pulled: a stand-in takes its place")
+            say("Base image", f"Lambda's own for Python {VERSION}, which SAM pulls")
+            return None
         client = await runtime_client(python)
         name = f"{_STAND_IN}-{_fingerprint(python, client)}:{VERSION}"
         if (await self._run("image", "inspect", name)).status:
@@ -65,7 +61,7 @@ class Engine:
             say("Base image", f"{name}, made by an earlier run")
         return name
 
-    async def host(self, image: str) -> Host:
+    async def host(self, image: str | None) -> Host:
         """Return where servers of this machine have to listen for containers to reach them.
 
         Args:
@@ -74,6 +70,15 @@ class Engine:
         Raises:
             CannotInvoke: no container can be started.
         """
+        address = await self._bridge() if image is None else await self._gateway(image)
+        return Host(address, address, f"{address}/32") if can_listen(address) else _FROM_A_MACHINE
+
+    async def _bridge(self) -> str:
+        found = (await self._run("network", "inspect", "--format", _BRIDGE, "bridge")).out.split()
+        return found[0] if found else ""
+
+    async def _gateway(self, image: str) -> str:
+        """Start a container, since podman's bridge is there only after the first one, and since it may not start."""
         program = "import awslambdaric, time; time.sleep(60)"
         entrypoint = f"/var/lang/bin/python{VERSION}"
         started = await self._run("run", "--detach", "--entrypoint", entrypoint, image, "-c", program)
@@ -81,9 +86,8 @@ class Engine:
             raise CannotInvoke(f"{self.name} cannot run a container:\n{started.words}")
         container = started.out.split()[-1]
         address = (await self._run("inspect", "--format", _GATEWAY, container)).out.strip()
-        usable = can_listen(address)  # while it runs: podman's bridge is there since then
         await self._run("rm", "--force", container)
-        return Host(address, address, f"{address}/32") if usable else _FROM_A_MACHINE
+        return address
 
     async def _import(self, name: str, python: Path, client: Path) -> None:
         old = (await self._run("images", "--quiet", "--filter", f"reference={_STAND_IN}-*")).out.split()

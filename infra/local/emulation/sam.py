@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.emulation.commands import CannotInvoke, Done, InvocationFailed, run
-from infra.local.emulation.engine import REGISTRY, Engine
+from infra.local.emulation.engine import Engine
 from infra.local.emulation.lambda_python import architecture
 from infra.local.emulation.stage import KUBECONFIG
 from infra.local.template import ROOT
@@ -25,12 +25,12 @@ class Sam:
         variables: file for its `--env-vars`.
     """
 
-    def __init__(self, command: Path, folder: Path, engine: Engine, base_image: str) -> None:
+    def __init__(self, command: Path, folder: Path, engine: Engine, base_image: str | None) -> None:
         self.template = folder / "build" / "template.yaml"
         self.variables = folder / "env.json"
         self._command = command
         self._folder = folder
-        self._image = [] if base_image.startswith(REGISTRY) else ["--invoke-image", base_image]
+        self._image = ["--skip-pull-image", "--invoke-image", base_image] if base_image else []
         direct = [*filter(None, os.environ.get("NO_PROXY", "").split(",")), "127.0.0.1", "localhost"]
         self._environment: Mapping[str, str] = {
             **engine.environment,
@@ -70,7 +70,7 @@ class Sam:
         """
         given = {"--event": event, "--env-vars": self.variables, "--template": self.template}
         options = [part for option, path in given.items() for part in (option, str(path.relative_to(ROOT)))]
-        return ["local", "invoke", function, *options, "--skip-pull-image", *self._image]
+        return ["local", "invoke", function, *options, *self._image]
 
     async def invoke(self, function: str, event: Path) -> Any:
         """Return what a function answers to an event.
