@@ -152,10 +152,12 @@ async def test_a_destination_that_goes_without_cleanup_lets_its_placements_go_an
     await runtime.idle()
     assert tree() == nested("p")
     platform.destination("worker-1", "bucket/default")
+    await platform.until(
+        lambda: (platform.object("workplacements", name) or {})["metadata"].get("finalizers") == [REPO_FINALIZER],
+        "it owns files again",
+        seen=lambda: platform.object("workplacements", name),
+    )
     await written(platform, name)
-    placement = platform.object("workplacements", name)
-    assert placement is not None
-    assert placement["metadata"]["finalizers"] == [REPO_FINALIZER], "it owns files again"
     platform.delete_object("works", "deps")
     await platform.until(lambda: platform.object("workplacements", name) is None, "placement gone")
     assert tree() == {f"worker-1/{path}": canary for path, canary in CANARIES.items()}

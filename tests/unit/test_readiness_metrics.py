@@ -1,6 +1,7 @@
 """resync counts Destinations, and those that have not been Ready for a while: what the alarm looks at."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,13 +11,12 @@ from shared.observability import metrics
 from shared.reconcile.resync import _count
 from shared.reconcile.view import View
 
-NOW = datetime.now(UTC)
 LATE = 300
 
 
 def destination(name: str, ready: str | None, seconds: float, **metadata: Any) -> dict[str, Any]:
     """Return a Destination whose Ready, or which itself where it has none, is so old."""
-    since = (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
     conditions = [{"type": "Ready", "status": ready, "lastTransitionTime": since}] if ready else []
     created = since if ready is None else "2026-01-01T00:00:00Z"
     return {
@@ -25,14 +25,17 @@ def destination(name: str, ready: str | None, seconds: float, **metadata: Any) -
     }
 
 
+# Made in the test itself: what is a minute old when tests are collected is older when this one runs.
 CASES = [
-    pytest.param(destination("d", "True", 3600), 0, id="ready"),
-    pytest.param(destination("d", "False", 3600), 1, id="not ready for an hour"),
-    pytest.param(destination("d", "Unknown", 3600), 1, id="unknown for an hour"),
-    pytest.param(destination("d", "False", 60), 0, id="not ready for a minute"),
-    pytest.param(destination("d", None, 3600), 1, id="without a verdict for an hour"),
-    pytest.param(destination("d", None, 60), 0, id="new"),
-    pytest.param(destination("d", "False", 3600, deletionTimestamp="2026-01-01T00:00:00Z"), 0, id="being deleted"),
+    pytest.param(lambda: destination("d", "True", 3600), 0, id="ready"),
+    pytest.param(lambda: destination("d", "False", 3600), 1, id="not ready for an hour"),
+    pytest.param(lambda: destination("d", "Unknown", 3600), 1, id="unknown for an hour"),
+    pytest.param(lambda: destination("d", "False", 60), 0, id="not ready for a minute"),
+    pytest.param(lambda: destination("d", None, 3600), 1, id="without a verdict for an hour"),
+    pytest.param(lambda: destination("d", None, 60), 0, id="new"),
+    pytest.param(
+        lambda: destination("d", "False", 3600, deletionTimestamp="2026-01-01T00:00:00Z"), 0, id="being deleted"
+    ),
 ]
 
 
@@ -43,11 +46,11 @@ def printed(capsys: pytest.CaptureFixture[str]) -> dict[str | None, dict[str, An
     return {line.get("cluster"): line for line in lines}
 
 
-@pytest.mark.parametrize(("obj", "late"), CASES)
+@pytest.mark.parametrize(("made", "late"), CASES)
 def test_only_what_has_not_been_ready_for_a_while_counts(
-    obj: dict[str, Any], late: int, capsys: pytest.CaptureFixture[str]
+    made: Callable[[], dict[str, Any]], late: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _count(View("edge", {("", "d"): obj}), LATE)
+    _count(View("edge", {("", "d"): made()}), LATE)
     assert printed(capsys)["edge"]["DestinationsNotReady"] == [late]
 
 
