@@ -1,10 +1,17 @@
 """What every test may ask for."""
 
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.integration.platform_team import Platform
+from tests.servers.kubernetes import KubernetesApi
+
 pytest_plugins = ["tests.servers.fixtures"]
+
+CRDS = Path(__file__).parents[1] / "infra" / "kubernetes" / "crds"
 
 _OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
@@ -23,3 +30,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome])
         terminalreporter.line(f"{suite:<12} {counts.total():>5}  ({told})")
     terminalreporter.line(f"{'all':<12} {sum(counts.total() for counts in suites.values()):>5}")
+
+
+@pytest.fixture(scope="session")
+def cluster(kubernetes_api: KubernetesApi) -> KubernetesApi:
+    """A real API server that knows our kinds."""
+    kubernetes_api.apply_crds(CRDS)
+    return kubernetes_api
+
+
+@pytest.fixture
+def platform(cluster: KubernetesApi) -> Iterator[Platform]:
+    """A cluster with nothing of ours in it, and nothing left in it afterwards."""
+    team = Platform(cluster)
+    team.clear()
+    yield team
+    team.clear()

@@ -73,12 +73,6 @@ def artifacts(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def cluster(kubernetes_api: KubernetesApi) -> KubernetesApi:
-    kubernetes_api.apply_crds(ROOT / "infra" / "kubernetes" / "crds")
-    return kubernetes_api
-
-
 @pytest.fixture
 def deployment(
     cluster: KubernetesApi, sqs: AwsServer, minio: Minio, monkeypatch: pytest.MonkeyPatch

@@ -87,9 +87,25 @@ def run_handler(
         events: may have `trace`, the trace header that Lambda would set for it.
         environment: of the process.
     """
+    result = json.loads(run_program(python, _PROGRAM, path, {"module": module, "events": events}, environment)[-1])
+    return Done(result["answers"], {name: (file, cached) for name, (file, cached) in result["loaded"].items()})
+
+
+def run_program(
+    python: Sequence[str], program: str, path: Sequence[Path], given: object, environment: Mapping[str, str]
+) -> list[str]:
+    """Run a program that reads JSON, and return the lines that it printed.
+
+    Args:
+        python: the interpreter, with its options.
+        program: finds `path`, as JSON, in its first argument, and `given` on its input.
+        path: where it is to find modules.
+        given: anything JSON can tell.
+        environment: of the process.
+    """
     done = subprocess.run(
-        [*python, "-c", _PROGRAM, json.dumps([str(folder) for folder in path])],
-        input=json.dumps({"module": module, "events": events}),
+        [*python, "-c", program, json.dumps([str(folder) for folder in path])],
+        input=json.dumps(given),
         env=dict(environment),
         cwd="/",
         capture_output=True,
@@ -98,5 +114,4 @@ def run_handler(
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    return Done(result["answers"], {name: (file, cached) for name, (file, cached) in result["loaded"].items()})
+    return done.stdout.splitlines()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.functions.conftest import ROOT, Deployment
+from tests.functions.interpreter import run_program
 from tests.functions.test_handlers import FILES, NOTHING_RETURNED, declare
 from tests.functions.test_imports import BUCKET, GIT
 from tests.servers.s3 import Minio
@@ -63,25 +63,14 @@ for _ in range(2):
 
 def run(module: str, *events: dict[str, Any], restore: bool = True, **environment: str) -> list[dict[str, Any]]:
     """Return what the snapshot and its two copies say."""
-    path = [str(ROOT), str(ROOT / "functions" / module.replace("_", "-"))]
+    path = [ROOT, ROOT / "functions" / module.replace("_", "-")]
     # In a snapshot there are no credentials: a copy gets them when it is restored.
     late = {name: value for name, value in os.environ.items() if name.startswith("AWS_") and "KEY" in name}
     early = {name: value for name, value in os.environ.items() if name not in late}
     given = {"module": module, "events": events, "restore": restore, "environment": late}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(path)],
-        input=json.dumps(given),
-        env={"AWS_DEFAULT_REGION": "eu-west-1", **early, "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start", **environment},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return [
-        said for line in done.stdout.splitlines() if "_aws" not in (said := json.loads(line)) and "level" not in said
-    ]
+    lambdas = {"AWS_DEFAULT_REGION": "eu-west-1", **early, "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
+    lines = run_program([sys.executable], PROGRAM, path, given, {**lambdas, **environment})
+    return [said for line in lines if "_aws" not in (said := json.loads(line)) and "level" not in said]
 
 
 def test_a_writers_snapshot_has_everything_loaded_and_nothing_open() -> None:

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from tests.infra.played import Played
-from tests.integration.platform_team import Platform
-from tests.servers.kubernetes import KubernetesApi
 from tests.servers.process import ServerUnavailable
 
 ROOT = Path(__file__).parents[2]
@@ -39,19 +37,3 @@ def transformed() -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     template: dict[str, Any] = json.loads(done.stdout)
     return template
-
-
-@pytest.fixture(scope="session")
-def cluster(kubernetes_api: KubernetesApi) -> KubernetesApi:
-    """A real API server that knows our kinds."""
-    kubernetes_api.apply_crds(ROOT / "infra" / "kubernetes" / "crds")
-    return kubernetes_api
-
-
-@pytest.fixture
-def platform(cluster: KubernetesApi) -> Iterator[Platform]:
-    """A cluster with nothing of ours in it, and nothing left in it afterwards."""
-    team = Platform(cluster)
-    team.clear()
-    yield team
-    team.clear()

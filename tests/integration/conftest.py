@@ -2,34 +2,14 @@
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from infra.local.runtime import LocalRuntime
-from tests.integration.platform_team import Platform
 from tests.servers.git import GitServer
 from tests.servers.kubernetes import KubernetesApi
-
-CRDS = Path(__file__).parents[2] / "infra" / "kubernetes" / "crds"
-
-
-@pytest.fixture(scope="session")
-def cluster(kubernetes_api: KubernetesApi) -> KubernetesApi:
-    """A real API server that knows our kinds."""
-    kubernetes_api.apply_crds(CRDS)
-    return kubernetes_api
-
-
-@pytest.fixture
-def platform(cluster: KubernetesApi) -> Iterator[Platform]:
-    """A cluster with nothing of ours in it, and nothing left in it afterwards."""
-    team = Platform(cluster)
-    team.clear()
-    yield team
-    team.clear()
 
 
 def environment(git_server: GitServer) -> dict[str, str]:

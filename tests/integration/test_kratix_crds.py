@@ -22,24 +22,16 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module")
-def of_kratix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesApi]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesApi]:
     with kubernetes_api() as server:
         server.apply_crds(kratix_crds.folder(tmp_path_factory.mktemp("kratix")))
         yield server
 
 
-@pytest.fixture
-def platform(of_kratix: KubernetesApi) -> Iterator[Platform]:
-    team = Platform(of_kratix)
-    team.clear()
-    yield team
-    team.clear()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def runtime(of_kratix: KubernetesApi, git_server: GitServer) -> AsyncIterator[LocalRuntime]:
+async def runtime(cluster: KubernetesApi, git_server: GitServer) -> AsyncIterator[LocalRuntime]:
     async with LocalRuntime(
-        kubeconfig=of_kratix.kubeconfig, environment=environment(git_server), resync_seconds=0
+        kubeconfig=cluster.kubeconfig, environment=environment(git_server), resync_seconds=0
     ) as running:
         yield running
 

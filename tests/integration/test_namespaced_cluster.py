@@ -7,7 +7,8 @@ import pytest
 import pytest_asyncio
 
 from infra.local.runtime import LocalRuntime
-from tests.integration.conftest import CRDS, environment
+from tests.conftest import CRDS
+from tests.integration.conftest import environment
 from tests.integration.platform_team import API_VERSION, GROUP, Platform
 from tests.integration.test_documents import CANARIES, FLAT_CANARIES, group
 from tests.integration.test_first_ready import READY

@@ -13,7 +13,8 @@ from infra.local.forwarder import Forwarder
 from infra.local.kubernetes_access import ClusterAccess
 from infra.local.runtime import LocalRuntime
 from infra.local.workers import FunctionFailed
-from tests.integration.conftest import CRDS, environment
+from tests.conftest import CRDS
+from tests.integration.conftest import environment
 from tests.integration.documents import all_ready
 from tests.integration.flow import Tap, put_on, tapped
 from tests.integration.kubernetes_proxy import Answer, Asked, Forward, KubernetesProxy, kubernetes_proxy
