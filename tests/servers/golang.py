@@ -65,6 +65,7 @@ GO_SERVERS = {
         GoServer("toxiproxy", "github.com/Shopify/toxiproxy/v2", "github.com/Shopify/toxiproxy/v2/cmd/server", "½"),
         GoServer("versitygw", "github.com/versity/versitygw", "github.com/versity/versitygw/cmd/versitygw", "1"),
         GoServer("minio", "github.com/minio/minio", "github.com/minio/minio", "2"),
+        GoServer("etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3", "½"),
         GoServer("kube-apiserver", "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "4"),
     )
 }

