@@ -19,7 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from shared.errors import KubernetesError, KubernetesUnavailable
-from shared.kube.access import client_of_kubeconfig, memory_file, new_configuration
+from shared.kube.access import client_of_kubeconfig, memory_file, new_client, new_configuration
 from shared.kube.library import ApiClient, Configuration
 from shared.settings import ClusterSettings, Settings
 
@@ -93,7 +93,7 @@ class EksAccess:
         configuration.refresh_api_key_hook = self._renew
         with memory_file(described.ca) as path:
             configuration.ssl_ca_cert = path
-            return ApiClient(configuration)
+            return new_client(configuration)
 
     async def _renew(self, configuration: Configuration) -> None:
         """Give a client a token that is still good for a while."""

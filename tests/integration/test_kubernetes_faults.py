@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -298,6 +299,48 @@ async def test_retry_after_is_waited_and_one_that_is_too_long_is_left_to_the_que
     with pytest.raises(KubernetesUnavailable, match="a forced 429"):
         await api.list_all("Destination", Deadline.after(20))
     assert time.monotonic() - began < 1
+
+
+async def test_a_netrc_takes_no_part(
+    api: Cluster, own_proxy: KubernetesProxy, cluster: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    await api.list_all("Destination", Deadline.after(20))
+    assert {asked.authorization for asked in own_proxy.asked} == {f"Bearer {cluster.token}"}
+
+
+async def test_calls_take_the_environments_proxy_but_to_hosts_that_need_none(
+    cluster: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, f"http://{host}:{port}")
+        for excepted, proxied in (("elsewhere.example", True), ("127.0.0.1", False)):
+            for name in ("NO_PROXY", "no_proxy"):
+                monkeypatch.setenv(name, excepted)
+            asked.clear()
+            client = await Cluster.connect(Settings(kubeconfig=cluster.kubeconfig))
+            try:
+                if proxied:
+                    with pytest.raises(KubernetesUnavailable, match="did not answer"):
+                        await client.list_all("Destination", Deadline.after(1))
+                    assert asked[0].startswith(b"CONNECT 127.0.0.1:")
+                else:
+                    await client.list_all("Destination", Deadline.after(20))
+                    assert asked == []
+            finally:
+                await client.close()
 
 
 async def test_one_401_refreshes_the_identity_once_for_all_calls_and_another_says_what_to_check(

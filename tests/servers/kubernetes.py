@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.servers import web
 from tests.servers.certificates import LOOPBACK, Authority, Certificate, write_private_key
 from tests.servers.golang import go_binary
-from tests.servers.process import ServerFailed, ServerUnavailable, free_port, running, wait_until
+from tests.servers.process import ServerFailed, free_port, running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
