@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from shared import conditions
 from shared.deadline import Deadline
@@ -15,6 +16,13 @@ from shared.reconcile.connections import Connections
 
 _GET_AT_MOST = 100  # WorkPlacements one by one; a list of them brings all documents
 _ATTEMPTS = 5  # at an object that others keep changing; then the queue delivers the verdict again
+
+
+class _Fact(NamedTuple):
+    """A verdict that was reported, and its object as it was before; perhaps worth an Event."""
+
+    before: Object
+    verdict: Verdict
 
 
 async def report(messages: Mapping[str, Verdict], connections: Connections, deadline: Deadline) -> dict[str, Exception]:
@@ -46,6 +54,7 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
         by_key.setdefault((reference.namespace, reference.name), {})[message_id] = verdict
     failures: dict[str, Exception] = {}
     outgoing: list[Outgoing] = []
+    facts: list[_Fact] = []
     for kind, by_key in groups.items():
         try:
             seen = {key: obj for key, verdicts in by_key.items() if (obj := _seen(kind, verdicts.values())) is not None}
@@ -56,7 +65,7 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
             continue
         async with asyncio.TaskGroup() as group:
             tasks = {
-                key: group.create_task(_report_all(cluster, obj, list(by_key[key].values()), deadline))
+                key: group.create_task(_report_all(cluster, obj, list(by_key[key].values()), facts, deadline))
                 for key, obj in objects.items()
             }
         for key, task in tasks.items():
@@ -66,6 +75,10 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
             elif kind == "WorkPlacement" and _begins_or_ceases_to_fail(objects[key], by_key[key].values()):
                 reference = next(iter(by_key[key].values())).reference
                 outgoing.append(Outgoing("works", reference, frozenset(by_key[key])))
+    # Last: whoever waits for a condition waits for no other object's Event.
+    async with asyncio.TaskGroup() as group:
+        for fact in facts:
+            group.create_task(_record(cluster, fact, deadline))
     return failures, outgoing
 
 
@@ -85,14 +98,15 @@ def _begins_or_ceases_to_fail(before: Object, verdicts: Iterable[Verdict]) -> bo
 
 
 async def _report_all(
-    cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], deadline: Deadline
+    cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], facts: list[_Fact], deadline: Deadline
 ) -> LandfallError | None:
+    """Report all verdicts about an object; `facts` gets what is worth an Event."""
     current: Object | None = obj
     for attempt in range(1, _ATTEMPTS + 1):
         if current is None:
             return None
         try:
-            await _report(cluster, current, verdicts, deadline)
+            await _report(cluster, current, verdicts, facts, deadline)
         except KubernetesConflict as error:
             if attempt == _ATTEMPTS:
                 return error
@@ -110,13 +124,15 @@ async def _report_all(
     return None
 
 
-async def _report(cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], deadline: Deadline) -> None:
+async def _report(
+    cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], facts: list[_Fact], deadline: Deadline
+) -> None:
     current = [verdict for verdict in verdicts if not conditions.is_stale(verdict, obj)]
     for skipped in current:
-        if skipped.reason == conditions.CLEANUP_SKIPPED:
-            await _record(cluster, obj, skipped, deadline)
+        if skipped.reason == conditions.CLEANUP_SKIPPED:  # with the finalizer goes the object, and all that it says
+            await _record(cluster, _Fact(obj, skipped), deadline)
     for verdict in conditions.latest(current):
-        changed = await _set_condition(cluster, obj, verdict, deadline)
+        changed = await _set_condition(cluster, obj, verdict, facts, deadline)
         if changed is None:
             return
         obj = {**changed, "kind": obj["kind"]}
@@ -129,28 +145,30 @@ async def _report(cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], de
         raise
     except KubernetesError as error:
         failed = conditions.finalizer_failed(current[0].reference, error)
-        await _set_condition(cluster, obj, failed, deadline)
+        await _set_condition(cluster, obj, failed, facts, deadline)
 
 
-async def _set_condition(cluster: Cluster, obj: Object, verdict: Verdict, deadline: Deadline) -> Object | None:
-    """Patch the condition where it changes and record its Event; return the object as it is now, None if it is gone."""
+async def _set_condition(
+    cluster: Cluster, obj: Object, verdict: Verdict, facts: list[_Fact], deadline: Deadline
+) -> Object | None:
+    """Patch the condition where it changes; return the object as it is now, None if it is gone."""
     merged = conditions.merged(verdict, obj)
     now: Object | None = obj
     if merged is not None:
         now = await cluster.patch_status(obj, merged, deadline)
     if now is not None:
-        await _record(cluster, obj, verdict, deadline)
+        facts.append(_Fact(obj, verdict))
     return now
 
 
-async def _record(cluster: Cluster, obj: Object, verdict: Verdict, deadline: Deadline) -> None:
-    fact = conditions.event_of(verdict, obj)
-    if fact is None:
+async def _record(cluster: Cluster, fact: _Fact, deadline: Deadline) -> None:
+    event = conditions.event_of(fact.verdict, fact.before)
+    if event is None:
         return
     try:
-        await cluster.record_event(obj, fact, deadline)
+        await cluster.record_event(fact.before, event, deadline)
     except LandfallError as error:  # the condition tells the same; an Event is worth no second delivery
-        logger.warning("the Event %s of %s was not recorded: %s", fact.reason, verdict.reference, error)
+        logger.warning("the Event %s of %s was not recorded: %s", event.reason, fact.verdict.reference, error)
 
 
 def _finalizers(obj: Object, verdicts: Sequence[Verdict]) -> list[str]:

@@ -22,6 +22,7 @@ from shared.reconcile.reports import report
 from shared.resources import Destination
 from shared.settings import Settings
 from tests.integration.flow import running
+from tests.integration.kubernetes_proxy import kubernetes_proxy
 from tests.integration.platform_team import Platform
 from tests.integration.test_deletion import gone
 from tests.integration.test_first_ready import declare_bucket
@@ -64,6 +65,23 @@ async def test_kubectl_describe_tells_what_happened(
         ("Warning", "DestinationNotReady", "landfall", "BucketStateStore/default: not found"),
         ("Normal", "DestinationReady", "landfall", "Destination is Ready"),
     ]
+
+
+async def test_conditions_of_a_batch_wait_for_no_event(platform: Platform, cluster: KubernetesApi) -> None:
+    verdicts: dict[str, Verdict] = {}
+    for number in range(40):
+        name = f"worker-{number}"
+        platform.destination(name, "bucket/nowhere")
+        obj = platform.get(name)
+        assert obj is not None
+        reference = Reference(kind="Destination", name=name, uid=obj["metadata"]["uid"], generation=1)
+        verdicts[name] = conditions.destination_ready(reference, Destination.parse(obj))
+    async with kubernetes_proxy(cluster) as proxy:
+        kubeconfig = cluster.write_kubeconfig(cluster.token, url=proxy.url)
+        async with Connections(Settings(kubeconfig=kubeconfig)) as connections:
+            assert await report(verdicts, connections, Deadline.after(60)) == {}
+        writes = [asked.resource for asked in proxy.asked if asked.verb in {"patch", "create"}]
+    assert writes == ["destinations/status"] * 40 + ["events"] * 40
 
 
 async def test_100_retries_of_one_failure_are_one_event_with_a_count_and_ready_adds_one_for_good(
