@@ -9,6 +9,7 @@ message, the function takes the rest of its queue itself: nothing waits, and a b
 
 import asyncio
 import functools
+import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _BYTES: Final = 256 * 1024  # of a SendMessageBatch's bodies together: the quota
 _MAX_DELAY_SECONDS: Final = 900  # SQS quota
 _CALLS: Final = 16  # at once
 _ATTEMPTS: Final = 3
+_STEP_SECONDS: Final = 0.1  # between two looks at a queue that may get more
 _TAKEN_BYTES: Final = 32 * 1024 * 1024  # of bodies; a batch has to fit into a function's memory
 _HIDDEN_LONGER_SECONDS: Final = 10  # than an invocation can last
 _FIRST_REDELIVERY_SECONDS: Final = 5
@@ -100,13 +102,14 @@ class Queues:
                 failures.update(dict.fromkeys(item.origin, error))
         return failures
 
-    async def take(self, deadline: Deadline) -> list[Record]:
+    async def take(self, deadline: Deadline, gathering_seconds: float = 0.0) -> list[Record]:
         """Take what lies in the function's own queue now, up to the limit of a batch.
 
         Where the queue cannot be asked, that is nothing: its messages stay, and the mapping hands them out.
 
         Args:
             deadline: of the invocation; what is taken is hidden from others until a little later.
+            gathering_seconds: how long to look again a moment after the queue was empty; an empty look ends it.
 
         Returns:
             Records as an event source mapping hands them out.
@@ -119,14 +122,19 @@ class Queues:
         client = await self._open()
         hidden = int(deadline.remaining + self._settings.reserve_seconds) + _HIDDEN_LONGER_SECONDS
         calls = 1
+        end = time.monotonic() + min(gathering_seconds, deadline.remaining)
+        waited = False
         while len(taken) < limit and size < _TAKEN_BYTES:
             calls = min(calls, -(-(limit - len(taken)) // _ENTRIES))
             answers = await asyncio.gather(*(self._receive(client, url, hidden, deadline) for _ in range(calls)))
             got = [message for answer in answers for message in answer]
             taken += [_record(message) for message in got]
             size += sum(len(message["Body"]) for message in got)
-            if not got:
+            if not got and (waited or time.monotonic() >= end):
                 break
+            waited = not got
+            if waited:
+                await asyncio.sleep(_STEP_SECONDS)
             # SQS may give less than there is: only a call that brings nothing says that nothing is left.
             calls = min(2 * calls, _CALLS) if len(got) >= calls * _ENTRIES // 2 else 1
         return taken

@@ -23,8 +23,9 @@ UseCase = Callable[[Mapping[str, Message], Connections, Deadline], Coroutine[Any
 
 
 # A batch that comes so soon after the last one is part of a stream, and is worth a moment for what comes next: half of
-# what the last one took, or all of it after a large one, within bounds. Without that, a burst whose messages trickle in
-# would be done in many small batches, each with its own lists and commits; a lone change never waits.
+# what the last one took, or all of it after a large one, within bounds, and no longer than something does come. Without
+# that, a burst whose messages trickle in would be done in many small batches, each with its own lists and commits; a
+# lone change never waits.
 _STREAM_SECONDS: Final = 0.3
 _SHORTEST_GATHERING_SECONDS: Final = 0.1
 _LONGEST_GATHERING_SECONDS: Final = 1.0
@@ -38,7 +39,7 @@ class _Container:
         self.runner = asyncio.Runner()
         self.connections = Connections(Settings.from_environment())
         self.served_at = -math.inf  # on the monotonic clock, when the last batch was done
-        self.gathering_seconds = 0.0  # what the next batch is worth, if it comes soon
+        self.gathering_seconds = _SHORTEST_GATHERING_SECONDS  # what the next batch is worth, if it comes soon
 
 
 _container: _Container | None = None
@@ -127,7 +128,8 @@ def _serve(
         await queues.hand_back([r for r in (*given, *taken) if r["messageId"] in failures], deadline)
         container.served_at = time.monotonic()
         took = container.served_at - began
-        container.gathering_seconds = took if len(given) + len(taken) >= _LARGE_BATCH else took / 2
+        worth = took if len(given) + len(taken) >= _LARGE_BATCH else took / 2
+        container.gathering_seconds = min(max(_SHORTEST_GATHERING_SECONDS, worth), _LONGEST_GATHERING_SECONDS)
         return failures
 
     failures = _run(context, serve)
@@ -171,10 +173,9 @@ def _run(
 async def _taken(given: int, container: _Container, deadline: Deadline) -> list[Record]:
     """Return what else lies in the queue; a lone message of a quiet queue is not kept waiting to ask."""
     streaming = time.monotonic() - container.served_at < _STREAM_SECONDS
-    if streaming:
-        longest = min(_LONGEST_GATHERING_SECONDS, deadline.remaining)
-        await asyncio.sleep(min(max(_SHORTEST_GATHERING_SECONDS, container.gathering_seconds), longest))
-    return await container.connections.queues.take(deadline) if streaming or given > 1 else []
+    if not streaming and given == 1:
+        return []
+    return await container.connections.queues.take(deadline, container.gathering_seconds if streaming else 0.0)
 
 
 async def _guarded(

@@ -86,11 +86,32 @@ def test_where_more_than_one_came_the_rest_of_the_queue_is_one_batch_with_it(map
     assert mapped.left() == (0, 0)
 
 
-def test_a_lone_message_right_after_another_batch_is_a_stream_and_brings_the_rest_along(mapped: Mapped) -> None:
+def test_a_lone_message_right_after_another_batch_is_a_stream_and_brings_the_rest_along(
+    mapped: Mapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_STREAM_SECONDS", 60)
     mapped.send("a", "b", "c")
     mapped.serve(1)
     mapped.serve(1)
     assert mapped.seen == [["a"], ["b", "c"]]
+
+
+def test_a_stream_is_gathered_until_a_moment_brings_nothing(mapped: Mapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_STREAM_SECONDS", 60)
+    monkeypatch.setattr(runtime, "_SHORTEST_GATHERING_SECONDS", 60)
+    monkeypatch.setattr(runtime, "_LONGEST_GATHERING_SECONDS", 60)
+    late = [["c"], ["d", "e"], []]  # by the moment in which they are sent
+    moments = iter(late)
+
+    async def moment(_: float) -> None:
+        mapped.send(*next(moments))
+
+    mapped.send("a", "b")
+    mapped.serve(1)
+    monkeypatch.setattr("shared.queues.asyncio.sleep", moment)
+    mapped.serve(1)
+    assert mapped.seen == [["a"], ["b", "c", "d", "e"]]
+    assert next(moments, None) is None, "the last moment was waited for, and no other"
 
 
 def test_a_batch_is_no_larger_than_its_limit(mapped: Mapped, monkeypatch: pytest.MonkeyPatch) -> None:
