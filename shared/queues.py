@@ -102,7 +102,7 @@ class Queues:
                 failures.update(dict.fromkeys(item.origin, error))
         return failures
 
-    async def take(self, deadline: Deadline, gathering_seconds: float = 0.0) -> list[Record]:
+    async def take(self, deadline: Deadline, gathering_seconds: float = 0.0, enough: int = 0) -> list[Record]:
         """Take what lies in the function's own queue now, up to the limit of a batch.
 
         Where the queue cannot be asked, that is nothing: its messages stay, and the mapping hands them out.
@@ -110,6 +110,7 @@ class Queues:
         Args:
             deadline: of the invocation; what is taken is hidden from others until a little later.
             gathering_seconds: how long to look again a moment after the queue was empty; an empty look ends it.
+            enough: so many messages are worth no such moment.
 
         Returns:
             Records as an event source mapping hands them out.
@@ -130,7 +131,7 @@ class Queues:
             got = [message for answer in answers for message in answer]
             taken += [_record(message) for message in got]
             size += sum(len(message["Body"]) for message in got)
-            if not got and (waited or time.monotonic() >= end):
+            if not got and (waited or len(taken) >= enough or time.monotonic() >= end):
                 break
             waited = not got
             if waited:

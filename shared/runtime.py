@@ -23,9 +23,9 @@ UseCase = Callable[[Mapping[str, Message], Connections, Deadline], Coroutine[Any
 
 
 # A batch that comes so soon after the last one is part of a stream, and is worth a moment for what comes next: half of
-# what the last one took, or all of it after a large one, within bounds, and no longer than something does come. Without
-# that, a burst whose messages trickle in would be done in many small batches, each with its own lists and commits; a
-# lone change never waits.
+# what the last one took, or all of it after a large one, within bounds, no longer than something does come, and only while
+# there is less than the last time. Without that, a burst whose messages trickle in would be done in many small batches,
+# each with its own lists and commits; a lone change never waits.
 _STREAM_SECONDS: Final = 0.3
 _SHORTEST_GATHERING_SECONDS: Final = 0.1
 _LONGEST_GATHERING_SECONDS: Final = 1.0
@@ -39,6 +39,7 @@ class _Container:
         self.runner = asyncio.Runner()
         self.connections = Connections(Settings.from_environment())
         self.served_at = -math.inf  # on the monotonic clock, when the last batch was done
+        self.last_batch = 0  # messages
         self.gathering_seconds = _SHORTEST_GATHERING_SECONDS  # what the next batch is worth, if it comes soon
 
 
@@ -128,7 +129,8 @@ def _serve(
         await queues.hand_back([r for r in (*given, *taken) if r["messageId"] in failures], deadline)
         container.served_at = time.monotonic()
         took = container.served_at - began
-        worth = took if len(given) + len(taken) >= _LARGE_BATCH else took / 2
+        container.last_batch = len(given) + len(taken)
+        worth = took if container.last_batch >= _LARGE_BATCH else took / 2
         container.gathering_seconds = min(max(_SHORTEST_GATHERING_SECONDS, worth), _LONGEST_GATHERING_SECONDS)
         return failures
 
@@ -175,7 +177,8 @@ async def _taken(given: int, container: _Container, deadline: Deadline) -> list[
     streaming = time.monotonic() - container.served_at < _STREAM_SECONDS
     if not streaming and given == 1:
         return []
-    return await container.connections.queues.take(deadline, container.gathering_seconds if streaming else 0.0)
+    seconds, enough = (container.gathering_seconds, container.last_batch - given) if streaming else (0.0, 0)
+    return await container.connections.queues.take(deadline, seconds, enough)
 
 
 async def _guarded(

@@ -100,18 +100,33 @@ def test_a_stream_is_gathered_until_a_moment_brings_nothing(mapped: Mapped, monk
     monkeypatch.setattr(runtime, "_STREAM_SECONDS", 60)
     monkeypatch.setattr(runtime, "_SHORTEST_GATHERING_SECONDS", 60)
     monkeypatch.setattr(runtime, "_LONGEST_GATHERING_SECONDS", 60)
-    late = [["c"], ["d", "e"], []]  # by the moment in which they are sent
-    moments = iter(late)
+    moments = iter([["2"], ["3", "4"], []])  # what is sent while it is waited
 
     async def moment(_: float) -> None:
         mapped.send(*next(moments))
 
-    mapped.send("a", "b")
-    mapped.serve(1)
+    first = list("abcdefgh")
+    mapped.send(*first)
+    mapped.serve(2)
     monkeypatch.setattr("shared.queues.asyncio.sleep", moment)
+    mapped.send("1")
     mapped.serve(1)
-    assert mapped.seen == [["a"], ["b", "c", "d", "e"]]
+    assert mapped.seen == [first, ["1", "2", "3", "4"]]
     assert next(moments, None) is None, "the last moment was waited for, and no other"
+
+
+def test_as_much_as_the_last_time_waits_for_nothing(mapped: Mapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_STREAM_SECONDS", 60)
+
+    async def moment(_: float) -> None:
+        raise AssertionError("it is waited")
+
+    mapped.send(*"ab")
+    mapped.serve(2)
+    monkeypatch.setattr("shared.queues.asyncio.sleep", moment)
+    mapped.send(*"cde")
+    mapped.serve(1)
+    assert mapped.seen == [["a", "b"], ["c", "d", "e"]]
 
 
 def test_a_batch_is_no_larger_than_its_limit(mapped: Mapped, monkeypatch: pytest.MonkeyPatch) -> None:
