@@ -23,9 +23,9 @@ UseCase = Callable[[Mapping[str, Message], Connections, Deadline], Coroutine[Any
 
 
 # A batch that comes so soon after the last one is part of a stream, and is worth a moment for what comes next: half of
-# what the last one took, or all of it after a large one, within bounds, no longer than something does come, and only while
-# there is less than the last time. Without that, a burst whose messages trickle in would be done in many small batches,
-# each with its own lists and commits; a lone change never waits.
+# what the last one took, or all of it after a large one, within bounds, no longer than something does come, and only
+# while there is less than the last time. Without that, a burst whose messages trickle in would be done in many small
+# batches, each with its own lists and commits; a lone change never waits.
 _STREAM_SECONDS: Final = 0.3
 _SHORTEST_GATHERING_SECONDS: Final = 0.1
 _LONGEST_GATHERING_SECONDS: Final = 1.0
