@@ -22,6 +22,7 @@ class Target:
         store: its State Store.
         wanted: keys of the WorkPlacements to deal with.
         all: every WorkPlacement of the Destination that is known, by key; in mode nestedByMetadata only those wanted.
+        written: keys of those that have been written before, by their status.
         refused: by key, why a WorkPlacement cannot be written.
         records: in mode none, the content of the record of each WorkPlacement that has one, by its path.
     """
@@ -30,6 +31,7 @@ class Target:
     store: StateStore
     wanted: set[Key] = field(default_factory=set)
     all: dict[Key, WorkPlacement] = field(default_factory=dict)
+    written: set[Key] = field(default_factory=set)
     refused: dict[Key, LandfallError] = field(default_factory=dict)
     records: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -49,6 +51,8 @@ class Target:
             self.all[key] = WorkPlacement.parse(obj)
         except InvalidObject as error:
             self.refused[key] = error
+        if (obj.get("status") or {}).get("versionID"):
+            self.written.add(key)
 
     def record_paths(self) -> list[str]:
         """Return the paths of the records that have to be read before edits can be made."""
@@ -113,9 +117,17 @@ class Target:
         return ((key, self.all[key]) for key in sorted(self.wanted & self.all.keys()))
 
     def _owners(self) -> dict[str, WorkPlacement]:
-        """Return, by filepath, the WorkPlacement that has it: the oldest living one that names it."""
+        """Return, by filepath, the WorkPlacement that has it: the oldest living one that names it.
+
+        Of those created in one second, as API servers tell no more, it is one that was written before.
+        """
+
+        def age(key: Key) -> tuple[float, bool, Key]:
+            created = self.all[key].metadata.creation_timestamp
+            return (created.timestamp() if created else 0.0, key not in self.written, key)
+
         owners: dict[str, WorkPlacement] = {}
-        for placement in sorted(self.all.values(), key=_age):
+        for placement in (self.all[key] for key in sorted(self.all, key=age)):
             if not placement.metadata.being_deleted:
                 for workload in placement.spec.workloads:
                     owners.setdefault(
@@ -140,8 +152,3 @@ def _keeping(edit: Edit, kept: frozenset[str]) -> Edit:
 
 def _id(key: Key) -> str:
     return f"{key[0]}/{key[1]}"
-
-
-def _age(placement: WorkPlacement) -> tuple[float, str, str]:
-    created = placement.metadata.creation_timestamp
-    return (created.timestamp() if created else 0.0, placement.metadata.namespace, placement.name)

@@ -129,7 +129,9 @@ async def test_mode_none_lies_flat_with_a_record(runtime: LocalRuntime, platform
     await platform.until(lambda: "sub/b.yaml" not in tree() and tree().get("a.yaml") == b"a2\n", "updated", seen=tree)
     platform.work("other", group({"c.yaml": b"mine\n"}), promise="p")
     await platform.until(
-        lambda: platform.condition("workplacements", "other.worker-1-5058f", "WriteSucceeded")[0] == "False", "refused"
+        lambda: platform.condition("workplacements", "other.worker-1-5058f", "WriteSucceeded")[0] == "False",
+        "refused",
+        seen=lambda: (platform.conditions("workplacements", "other.worker-1-5058f"), tree()),
     )
     why = platform.condition("workplacements", "other.worker-1-5058f", "WriteSucceeded")[2]
     assert "other.worker-1-5058f" in why
