@@ -42,7 +42,5 @@ def cluster(kubernetes_api: KubernetesApi) -> KubernetesApi:
 @pytest.fixture
 def platform(cluster: KubernetesApi) -> Iterator[Platform]:
     """A cluster with nothing of ours in it, and nothing left in it afterwards."""
-    team = Platform(cluster)
-    team.clear()
-    yield team
-    team.clear()
+    with Platform.alone(cluster) as team:
+        yield team

@@ -15,7 +15,7 @@ from tests.benchmarks.cluster import DESTINATIONS, Cluster
 from tests.benchmarks.controllers import Kratix, peak_mb
 from tests.benchmarks.harness import NotRun
 from tests.benchmarks.relay import Relay
-from tests.benchmarks.servers import ROOT, Servers
+from tests.benchmarks.servers import Servers
 from tests.integration.platform_team import API_VERSION, GROUP, Platform
 from tests.servers.kubernetes import KubernetesApi
 
@@ -26,10 +26,9 @@ def destination(name: str) -> dict[str, object]:
 
 
 @pytest.fixture
-def servers(tmp_path: Path, kubernetes_api: KubernetesApi) -> Servers:
-    kubernetes_api.apply_crds(ROOT / "infra" / "kubernetes" / "crds")
+def servers(tmp_path: Path, cluster: KubernetesApi) -> Servers:
     shared = Servers(tmp_path)
-    shared.__dict__["kubernetes"] = kubernetes_api
+    shared.__dict__["kubernetes"] = cluster
     return shared
 
 

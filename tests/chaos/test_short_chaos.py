@@ -10,24 +10,18 @@ from tests.chaos.run import chaos
 from tests.chaos.world import world
 from tests.integration.platform_team import Platform
 from tests.servers.git import GitServer
-from tests.servers.kubernetes import KubernetesApi
 from tests.servers.proxy import Toxiproxy
 from tests.servers.s3 import Minio
-
-CRDS = Path(__file__).parents[2] / "infra" / "kubernetes" / "crds"
 
 
 @pytest.mark.timeout(400)
 async def test_after_twenty_seconds_of_chaos_and_one_resync_the_world_is_as_the_objects_say(
-    kubernetes_api: KubernetesApi, minio: Minio, git_server: GitServer, toxiproxy: Toxiproxy, tmp_path: Path
+    platform: Platform, minio: Minio, git_server: GitServer, toxiproxy: Toxiproxy, tmp_path: Path
 ) -> None:
     seed = int(os.environ.get("SEED") or random.randrange(10**6))
     print(f"to repeat it: SEED={seed}")
-    kubernetes_api.apply_crds(CRDS)
-    Platform(kubernetes_api).clear()
-    with world(kubernetes_api, minio, git_server, toxiproxy) as shaken:
+    with world(platform.api, minio, git_server, toxiproxy) as shaken:
         report = await chaos(shaken, seconds=20, seed=seed, names=14, log=tmp_path / "functions.log")
-    Platform(kubernetes_api).clear()
     print(report)
     assert report.journal.operations.total() > 30, "too little was done to prove anything"
     assert report.journal.faults.total() > 20, "too little went wrong to prove anything"

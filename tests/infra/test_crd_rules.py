@@ -17,22 +17,16 @@ GIT = {"url": "https://git.example/r", "secretRef": {"name": "git"}}
 DESTINATION = {"path": "dev", "stateStoreRef": {"kind": "GitStateStore", "name": "default"}}
 
 
-def create(api: KubernetesApi, kind: str, spec: dict[str, Any], name: str = "tried") -> str:
+def create(cluster: KubernetesApi, kind: str, spec: dict[str, Any], name: str = "tried") -> str:
     """Create an object and delete it again; return why it was refused, and nothing if it was not."""
     obj = {"apiVersion": "platform.kratix.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
     path = f"{GROUP}/{kind.lower()}s"
-    answer = api.request("POST", path, obj)
+    answer = cluster.request("POST", path, obj)
     if answer.status == 201:
-        api.call("DELETE", f"{path}/{name}")
+        cluster.call("DELETE", f"{path}/{name}")
         return ""
     assert answer.status == 422, answer
     return str(answer.json()["message"])
-
-
-@pytest.fixture(scope="module")
-def api(kubernetes_api: KubernetesApi) -> KubernetesApi:
-    kubernetes_api.apply_crds(kratix_crds.OURS)
-    return kubernetes_api
 
 
 # As they stand in Kratix's samples, chart values, system tests and reference page, and what else works there.
@@ -101,17 +95,17 @@ KRATIX: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", KRATIX)
-def test_what_works_with_kratix_is_accepted(api: KubernetesApi, name: str) -> None:
-    assert create(api, *KRATIX[name]) == ""
+def test_what_works_with_kratix_is_accepted(cluster: KubernetesApi, name: str) -> None:
+    assert create(cluster, *KRATIX[name]) == ""
 
 
 @pytest.mark.parametrize("file", ["bucket.yaml", "git.yaml"])
-def test_the_reference_pages_manifests_are_accepted(api: KubernetesApi, file: str) -> None:
+def test_the_reference_pages_manifests_are_accepted(cluster: KubernetesApi, file: str) -> None:
     for obj in yaml.safe_load_all((Path("infra/local/manifests") / file).read_text()):
         if obj["kind"] != "Secret":
             filled = {"$S3_ENDPOINT": "s3.example:9000", "$GIT_URL": "https://git.example/r.git"}
             spec = {name: filled.get(str(value), value) for name, value in obj["spec"].items()}
-            assert create(api, obj["kind"], spec) == ""
+            assert create(cluster, obj["kind"], spec) == ""
 
 
 REFUSED = [
@@ -172,9 +166,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("kind", "spec", "sentence"), REFUSED)
 def test_what_nobody_could_carry_out_is_refused_with_a_sentence(
-    api: KubernetesApi, kind: str, spec: dict[str, Any], sentence: str
+    cluster: KubernetesApi, kind: str, spec: dict[str, Any], sentence: str
 ) -> None:
-    assert sentence in create(api, kind, spec)
+    assert sentence in create(cluster, kind, spec)
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,23 @@
 """Our CustomResourceDefinitions on a real API server, and the embedded API beside it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.local.embedded.kubernetes.schema import problems, read_crds, read_kinds, shape
+from tests.conftest import CRDS
 from tests.servers.kubernetes import KubernetesApi
 
-CRDS = Path("infra/kubernetes/crds")
 GROUP = "/apis/platform.kratix.io/v1alpha1"
 KINDS = {kind.kind: kind for kind in read_kinds(read_crds(CRDS))}
 
 
-@pytest.fixture(scope="module")
-def api(kubernetes_api: KubernetesApi) -> KubernetesApi:
-    kubernetes_api.apply_crds(CRDS)
-    return kubernetes_api
-
-
 @pytest.fixture
-def collection(api: KubernetesApi) -> Iterator[str]:
+def collection(cluster: KubernetesApi) -> Iterator[str]:
     path = f"{GROUP}/destinations"
     yield path
-    api.call("DELETE", f"{path}?labelSelector=test")
+    cluster.call("DELETE", f"{path}?labelSelector=test")
 
 
 def destination(name: str, **spec: Any) -> dict[str, Any]:
@@ -56,10 +49,10 @@ SPECS = [
 
 @pytest.mark.parametrize(("spec", "accepted"), SPECS)
 def test_a_destination_is_accepted_defaulted_and_refused_alike_by_both_apis(
-    api: KubernetesApi, collection: str, spec: dict[str, Any], accepted: bool
+    cluster: KubernetesApi, collection: str, spec: dict[str, Any], accepted: bool
 ) -> None:
     obj = destination("alike", **spec)
-    answer = api.request("POST", collection, obj)
+    answer = cluster.request("POST", collection, obj)
     assert (answer.status == 201) == accepted, answer
     embedded = shape(obj, KINDS["Destination"])
     found = problems(embedded, None, KINDS["Destination"])
@@ -70,10 +63,10 @@ def test_a_destination_is_accepted_defaulted_and_refused_alike_by_both_apis(
         assert all(field.partition(":")[0] in answer.json()["message"] for field in found)
 
 
-def test_the_filepath_mode_is_immutable_even_where_it_was_left_out(api: KubernetesApi, collection: str) -> None:
-    api.call("POST", collection, destination("fixed"))
+def test_the_filepath_mode_is_immutable_even_where_it_was_left_out(cluster: KubernetesApi, collection: str) -> None:
+    cluster.call("POST", collection, destination("fixed"))
     patch = {"spec": {"filepath": {"mode": "none"}}}
-    answer = api.request("PATCH", f"{collection}/fixed", patch, content_type="application/merge-patch+json")
+    answer = cluster.request("PATCH", f"{collection}/fixed", patch, content_type="application/merge-patch+json")
     assert answer.status == 422
     assert "filepath.mode is immutable" in answer.json()["message"]
 
@@ -94,11 +87,11 @@ def test_the_filepath_mode_is_immutable_even_where_it_was_left_out(api: Kubernet
     ],
 )
 def test_a_state_store_gets_its_defaults_and_a_status_of_its_own(
-    api: KubernetesApi, kind: str, spec: dict[str, Any], defaults: dict[str, Any]
+    cluster: KubernetesApi, kind: str, spec: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
     path = f"{GROUP}/{kind.lower()}s"
     obj = {"apiVersion": "platform.kratix.io/v1alpha1", "kind": kind, "metadata": {"name": "defaults"}, "spec": spec}
-    created = api.call("POST", path, obj)
+    created = cluster.call("POST", path, obj)
     try:
         assert created["spec"] == {**spec, **defaults} == shape(obj, KINDS[kind])["spec"]
         condition = {
@@ -111,13 +104,13 @@ def test_a_state_store_gets_its_defaults_and_a_status_of_its_own(
         }
         status = {"status": "Ready", "observedGeneration": 1, "conditions": [condition]}
         merge = "application/merge-patch+json"
-        patched = api.call("PATCH", f"{path}/defaults/status", {"status": status}, content_type=merge)
+        patched = cluster.call("PATCH", f"{path}/defaults/status", {"status": status}, content_type=merge)
         assert patched["status"] == status
     finally:
-        api.call("DELETE", f"{path}/defaults")
+        cluster.call("DELETE", f"{path}/defaults")
 
 
-def test_works_and_workplacements_of_kratix_are_kept_whole(api: KubernetesApi) -> None:
+def test_works_and_workplacements_of_kratix_are_kept_whole(cluster: KubernetesApi) -> None:
     workload = {"filepath": "a.yaml", "content": "H4sI"}
     group = {
         "id": "5058f1af8388633f609cadb75a75dc9d",
@@ -141,6 +134,6 @@ def test_works_and_workplacements_of_kratix_are_kept_whole(api: KubernetesApi) -
         obj = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": "whole"}, "spec": spec}
         path = f"{GROUP}/namespaces/default/{plural}"
         try:
-            assert api.call("POST", path, obj)["spec"] == spec
+            assert cluster.call("POST", path, obj)["spec"] == spec
         finally:
-            api.call("DELETE", f"{path}/whole")
+            cluster.call("DELETE", f"{path}/whole")

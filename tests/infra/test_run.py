@@ -18,14 +18,12 @@ from tests.servers.process import free_port
 from tests.servers.s3 import Minio
 from tests.servers.sqs import AwsServer
 
-CRDS = Path("infra/kubernetes/crds")
 GROUP = "/apis/platform.kratix.io/v1alpha1"
 
 
 @pytest.fixture
-def bucket(kubernetes_api: KubernetesApi, minio: Minio) -> Iterator[str]:
+def bucket(cluster: KubernetesApi, minio: Minio) -> Iterator[str]:
     """A BucketStateStore `run` on MinIO, and its bucket."""
-    kubernetes_api.apply_crds(CRDS)
     name = minio.create_bucket()
     root = minio.root
     manifests = f"""
@@ -39,9 +37,9 @@ kind: BucketStateStore
 metadata: {{name: run}}
 spec: {{path: destinations, endpoint: "{minio.endpoint}", insecure: true, bucketName: {name}, secretRef: {{name: run}}}}
 """
-    kubectl(kubernetes_api, "apply", "-f", "-", stdin=manifests)
+    kubectl(cluster, "apply", "-f", "-", stdin=manifests)
     yield name
-    kubectl(kubernetes_api, "delete", "--ignore-not-found", "destination/run-1", "bucketstatestore/run", "secret/run")
+    kubectl(cluster, "delete", "--ignore-not-found", "destination/run-1", "bucketstatestore/run", "secret/run")
 
 
 def kubectl(api: KubernetesApi, *arguments: str, stdin: str = "") -> str:
@@ -60,9 +58,9 @@ spec: {stateStoreRef: {name: run, kind: BucketStateStore}}
 
 
 def test_kubectl_apply_and_wait_see_a_destination_become_ready(
-    kubernetes_api: KubernetesApi, minio: Minio, bucket: str
+    cluster: KubernetesApi, minio: Minio, bucket: str
 ) -> None:
-    process = start("run", "--kubeconfig", str(kubernetes_api.kubeconfig), "--resync-seconds", "0")
+    process = start("run", "--kubeconfig", str(cluster.kubeconfig), "--resync-seconds", "0")
     assert process.stdout is not None
     try:
         seen = []
@@ -71,8 +69,8 @@ def test_kubectl_apply_and_wait_see_a_destination_become_ready(
             if "Ctrl-C ends it" in line:
                 break
         assert process.poll() is None, "".join(seen)
-        kubectl(kubernetes_api, "apply", "-f", "-", stdin=DESTINATION)
-        kubectl(kubernetes_api, "wait", "--for=condition=Ready", "destination/run-1", "--timeout=30s")
+        kubectl(cluster, "apply", "-f", "-", stdin=DESTINATION)
+        kubectl(cluster, "wait", "--for=condition=Ready", "destination/run-1", "--timeout=30s")
         assert sorted(minio.objects(bucket)) == [
             "destinations/run-1/dependencies/kratix-canary-namespace.yaml",
             "destinations/run-1/resources/kratix-canary-configmap.yaml",
@@ -88,17 +86,15 @@ def test_kubectl_apply_and_wait_see_a_destination_become_ready(
         process.kill()
 
 
-async def test_the_same_handlers_work_on_sqs(
-    kubernetes_api: KubernetesApi, minio: Minio, bucket: str, sqs: AwsServer
-) -> None:
+async def test_the_same_handlers_work_on_sqs(cluster: KubernetesApi, minio: Minio, bucket: str, sqs: AwsServer) -> None:
     environment = {**sqs.environment(), "LANDFALL_ALLOWED_NETWORKS": "127.0.0.0/8"}
     del environment["AWS_ENDPOINT_URL"]  # it would be S3's too
     async with LocalRuntime(
-        kubeconfig=kubernetes_api.kubeconfig, environment=environment, resync_seconds=0, sqs_endpoint=sqs.url
+        kubeconfig=cluster.kubeconfig, environment=environment, resync_seconds=0, sqs_endpoint=sqs.url
     ) as runtime:
-        await asyncio.to_thread(kubectl, kubernetes_api, "apply", "-f", "-", stdin=DESTINATION)
+        await asyncio.to_thread(kubectl, cluster, "apply", "-f", "-", stdin=DESTINATION)
         wait = ("wait", "--for=condition=Ready", "destination/run-1", "--timeout=30s")
-        await asyncio.to_thread(kubectl, kubernetes_api, *wait)
+        await asyncio.to_thread(kubectl, cluster, *wait)
         assert len(minio.objects(bucket)) == 2
         await runtime.idle()
         assert all(function.failures == 0 for function in runtime.functions.values())
@@ -106,11 +102,11 @@ async def test_the_same_handlers_work_on_sqs(
 
 
 async def test_poison_goes_alone_to_the_dead_letter_queue_and_a_resync_reaches_the_bucket(
-    kubernetes_api: KubernetesApi, minio: Minio, bucket: str
+    cluster: KubernetesApi, minio: Minio, bucket: str
 ) -> None:
-    kubectl(kubernetes_api, "apply", "-f", "-", stdin=DESTINATION)
+    kubectl(cluster, "apply", "-f", "-", stdin=DESTINATION)
     async with LocalRuntime(
-        kubeconfig=kubernetes_api.kubeconfig,
+        kubeconfig=cluster.kubeconfig,
         environment={"LANDFALL_ALLOWED_NETWORKS": "127.0.0.0/8"},
         resync_seconds=0,
         first_redelivery_seconds=0.01,
@@ -141,21 +137,21 @@ def test_a_missing_kubeconfig_is_told_with_what_to_set(tmp_path: Path) -> None:
     assert "Set KUBECONFIG" in out
 
 
-def test_an_unknown_context_is_told(kubernetes_api: KubernetesApi) -> None:
-    out = refusal("--context", "nowhere", KUBECONFIG=str(kubernetes_api.kubeconfig))
+def test_an_unknown_context_is_told(cluster: KubernetesApi) -> None:
+    out = refusal("--context", "nowhere", KUBECONFIG=str(cluster.kubeconfig))
     assert "nowhere" in out
     assert "--context" in out
 
 
-def test_an_unreachable_cluster_is_told_with_its_address(kubernetes_api: KubernetesApi) -> None:
+def test_an_unreachable_cluster_is_told_with_its_address(cluster: KubernetesApi) -> None:
     url = f"https://127.0.0.1:{free_port()}"
-    kubeconfig = kubernetes_api.write_kubeconfig(kubernetes_api.token, url=url)
+    kubeconfig = cluster.write_kubeconfig(cluster.token, url=url)
     out = refusal(KUBECONFIG=str(kubeconfig))
     assert f"the Kubernetes API at {url} is unreachable" in out
 
 
-def test_an_identity_that_the_cluster_does_not_know_is_told(kubernetes_api: KubernetesApi) -> None:
-    out = refusal(KUBECONFIG=str(kubernetes_api.write_kubeconfig("made-up")))
+def test_an_identity_that_the_cluster_does_not_know_is_told(cluster: KubernetesApi) -> None:
+    out = refusal(KUBECONFIG=str(cluster.write_kubeconfig("made-up")))
     assert "answered 401" in out
     assert "made-up" not in out
 

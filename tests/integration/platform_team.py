@@ -2,10 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 
@@ -20,6 +21,15 @@ class Platform:
 
     def __init__(self, api: KubernetesApi) -> None:
         self.api = api
+
+    @classmethod
+    @contextlib.contextmanager
+    def alone(cls, api: KubernetesApi) -> Iterator[Self]:
+        """Begin with nothing of ours in the cluster, and leave nothing."""
+        team = cls(api)
+        team.clear()
+        yield team
+        team.clear()
 
     def secret(self, name: str, **data: bytes | str) -> None:
         """Create or replace a Secret in namespace `default`."""

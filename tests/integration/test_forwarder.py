@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import CRDS
 from tests.integration.forwarder_process import Inbox, forwarder, service_account
 from tests.integration.platform_team import GROUP, Platform
 from tests.servers import web
@@ -19,8 +20,6 @@ from tests.servers.kubernetes import KubernetesApi, kubernetes_api
 from tests.servers.process import ServerProcess, wait_until
 from tests.servers.proxy import Toxiproxy
 from tests.servers.sqs import AwsServer, Queue
-
-CRDS = Path(__file__).parents[2] / "infra" / "kubernetes" / "crds"
 
 
 @pytest.fixture

@@ -43,10 +43,8 @@ def north(platform: Platform) -> Platform:
 @pytest.fixture
 def south(second_cluster: KubernetesApi) -> Iterator[Platform]:
     """The second cluster."""
-    team = Platform(second_cluster)
-    team.clear()
-    yield team
-    team.clear()
+    with Platform.alone(second_cluster) as team:
+        yield team
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
