@@ -1,5 +1,6 @@
 """One Destination, with nothing else to do: from its create to its Ready, beside the sum of its own network calls."""
 
+import asyncio
 import contextlib
 import functools
 import ssl
@@ -7,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from tests.benchmarks.cluster import DESTINATIONS, Cluster, Kind, Store
-from tests.benchmarks.controllers import Controller, Kratix, Landfall
+from tests.benchmarks.controllers import SETTLE_SECONDS, Controller, Kratix, Landfall
 from tests.benchmarks.harness import Round, Side, benchmark
 from tests.benchmarks.relay import Relay
 from tests.benchmarks.servers import Servers
@@ -28,7 +29,7 @@ async def one_by_one(controller: Controller, servers: Servers, kind: Kind) -> li
         for number in range(_A_ROUND):
             outcome = await cluster.create(DESTINATIONS, [store.destination(f"worker-{number}")], seconds=120)
             rounds.append(Round(outcome.last, {"creating_seconds": outcome.acting}))
-            await running.idle()
+            await asyncio.sleep(SETTLE_SECONDS)
     return rounds
 
 
@@ -53,7 +54,7 @@ async def own_calls(servers: Servers, kind: Kind) -> list[Round]:
             for number in range(_A_ROUND):
                 outcome = await cluster.create(DESTINATIONS, [store.destination(f"worker-{number}")], seconds=120)
                 until = outcome.began + outcome.last
-                await running.idle()
+                await asyncio.sleep(SETTLE_SECONDS)
                 figures: dict[str, float] = {}
                 for name, relay in (("kubernetes", kubernetes), ("store", before_store), ("queues", queues)):
                     calls = relay.between(outcome.began, until)
