@@ -240,7 +240,7 @@ class Demo:
 
     async def _wait_for_events(self, destinations: list[str]) -> None:
         """Give the Events, which follow their conditions, a moment."""
-        for _ in range(100):
+        for _ in range(500):
             if all(self._events(name) for name in destinations):
                 return
             await asyncio.sleep(0.02)

@@ -8,6 +8,7 @@ import pytest
 from tests.functions.conftest import Deployment
 from tests.functions.test_handlers import NOTHING_RETURNED, declare, handler
 from tests.integration.forwarder_process import Inbox, bus_before, forwarder, topic_before
+from tests.servers.process import wait_until
 from tests.servers.s3 import Minio
 from tests.servers.sqs import AwsServer, Queue
 
@@ -32,9 +33,11 @@ def inbox(request: pytest.FixtureRequest, deployment: Deployment) -> Iterator[In
 def test_a_changed_destination_comes_to_the_canary_queue(deployment: Deployment, minio: Minio, inbox: Inbox) -> None:
     declare(deployment, minio)
     inbox.wait_for(("ADDED", "worker-1"), ("ADDED", "worker-2"))
+    inbox.wait_for(("ADDED", "default"), kind="BucketStateStore")
     inbox.forget()
     deployment.platform.destination("worker-1", "bucket/default", path="moved")
     inbox.wait_for(("MODIFIED", "worker-1"))
+    inbox.keep("Destination")  # the store's Secret is told when it is listed, which may be now
     assert handler("on_destination_change")(inbox.batch(), deployment.context) == NOTHING_RETURNED
     (message,) = deployment.received("canary")
     obj = deployment.platform.get("worker-1")
@@ -49,9 +52,11 @@ def test_a_rotated_secret_has_its_state_store_looked_at(deployment: Deployment, 
     with forwarder(deployment.platform.api, deployment.sqs, queue.arn):
         declare(deployment, minio)
         inbox.wait_for(("ADDED", "worker-2"))
+        inbox.wait_for(("ADDED", "default"), kind="BucketStateStore")
         inbox.forget()
         deployment.platform.secret("aws-credentials", accessKeyID="rotated", secretAccessKey=secrets.token_hex())
-        inbox.wait_for(("MODIFIED", "aws-credentials"), kind="Secret")
+        wait_until("the Secret told", lambda: bool(inbox.names("Secret")), timeout=30)
+        inbox.keep("Secret")
     assert handler("on_destination_change")(inbox.batch(), deployment.context) == NOTHING_RETURNED
     assert [(m["kind"], m["name"]) for m in deployment.received("canary")] == [("BucketStateStore", "default")]
 
@@ -64,6 +69,7 @@ def test_what_the_functions_report_comes_back_to_nobody_but_for_a_state_store(
     inbox = Inbox(deployment.sqs, queue)
     with forwarder(deployment.platform.api, deployment.sqs, queue.arn):
         inbox.wait_for(("ADDED", "worker-1"), ("ADDED", "worker-2"))
+        inbox.wait_for(("ADDED", "default"), kind="BucketStateStore")
         handler("on_destination_change")(inbox.batch(), deployment.context)
         inbox.forget()
         write_and_report(deployment)
@@ -73,9 +79,8 @@ def test_what_the_functions_report_comes_back_to_nobody_but_for_a_state_store(
         inbox.wait_for(("ADDED", "worker-3"))
         assert inbox.names() == [("ADDED", "worker-3")]
     # An echo that on-destination-change can know as one: it asks for no second look at the store.
-    echo = Inbox(deployment.sqs, queue)
-    echo.messages = [m for m in inbox.messages if '"BucketStateStore"' in m["Body"]]
-    assert handler("on_destination_change")(echo.batch(), deployment.context) == NOTHING_RETURNED
+    inbox.keep("BucketStateStore")
+    assert handler("on_destination_change")(inbox.batch(), deployment.context) == NOTHING_RETURNED
     assert deployment.received("canary") == []
 
 

@@ -76,10 +76,15 @@ def test_kubectl_apply_and_wait_see_a_destination_become_ready(
             "destinations/run-1/resources/kratix-canary-configmap.yaml",
         ]
         family = children(process.pid)
+        told = []
+        for line in process.stdout:  # it watches, so it tells a moment after kubectl knows
+            told.append(line)
+            if re.search(r"Destination/run-1 +Ready True TestDocumentsWritten", line):
+                break
+        assert process.poll() is None, "".join(told)
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=20)
+        rest, _ = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert re.search(r"Destination/run-1 +Ready True TestDocumentsWritten", rest)
         assert "Traceback" not in rest
         assert alive(family) == set()
     finally:

@@ -165,6 +165,11 @@ class Inbox:
         self.read()
         self.messages.clear()
 
+    def keep(self, kind: str) -> None:
+        """Forget what was told of other kinds."""
+        told = self.read()
+        self.messages = [m for m, event in zip(self.messages, told, strict=True) if event["object"]["kind"] == kind]
+
     def batch(self) -> dict[str, Any]:
         """Return what was read as an event of Lambda's."""
         return {

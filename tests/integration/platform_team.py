@@ -86,10 +86,14 @@ class Platform:
 
     async def wait_reason(self, name: str, reason: str, seconds: float = 30) -> str:
         """Wait until a Destination's Ready is False for a reason; return the message."""
-        await self.until(
-            lambda: self.ready(name)[:2] == ("False", reason), f"{name} {reason}", seconds, lambda: self.ready(name)
-        )
-        return self.ready(name)[2]
+        seen: list[tuple[str, str, str]] = []
+
+        def so() -> bool:
+            seen.append(self.ready(name))
+            return seen[-1][:2] == ("False", reason)
+
+        await self.until(so, f"{name} {reason}", seconds, lambda: seen[-1])
+        return seen[-1][2]
 
     async def until(
         self, true: Callable[[], bool], what: str, seconds: float = 30, seen: Callable[[], object] = lambda: ""
@@ -129,10 +133,14 @@ class Platform:
 
     async def wait_store(self, store: str, reason: str, seconds: float = 30) -> str:
         """Wait until a State Store's Ready has a reason; return the message."""
-        await self.until(
-            lambda: self.store_ready(store)[2] == reason, f"{store} {reason}", seconds, lambda: self.store_ready(store)
-        )
-        return self.store_ready(store)[3]
+        seen: list[tuple[str, str, str, str]] = []
+
+        def so() -> bool:
+            seen.append(self.store_ready(store))
+            return seen[-1][2] == reason
+
+        await self.until(so, f"{store} {reason}", seconds, lambda: seen[-1])
+        return seen[-1][3]
 
     def finalizers(self, name: str, finalizers: list[str]) -> None:
         """Set a Destination's finalizers."""

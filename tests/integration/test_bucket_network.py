@@ -57,7 +57,7 @@ async def test_a_server_that_does_not_answer_is_unavailable_after_the_time_out(
             started = time.monotonic()
             with pytest.raises(StoreUnavailable, match=r"did not answer within 0\.5 s"):
                 await writer.write([edit({"a": b""})], soon())
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 30
 
 
 async def test_a_deadline_that_comes_first_is_out_of_time(minio: Minio, toxiproxy: Toxiproxy) -> None:
@@ -68,22 +68,22 @@ async def test_a_deadline_that_comes_first_is_out_of_time(minio: Minio, toxiprox
             started = time.monotonic()
             with pytest.raises(OutOfTime):
                 await writer.write([edit({"a": b""})], Deadline.after(1))
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 15
 
 
 async def test_a_deadline_in_the_middle_leaves_some_edits_written_and_says_which(
     minio: Minio, toxiproxy: Toxiproxy
 ) -> None:
     store = BucketStore(minio)
-    edits = [edit({f"{n}/a": b"x"}, id=str(n), root=str(n), prune={str(n)}) for n in range(60)]
+    edits = [edit({f"{n}/a": b"x"}, id=str(n), root=str(n), prune={str(n)}) for n in range(200)]
     with toxiproxy.before(minio.url) as proxy:
         settings = store.settings(bucket_concurrency=2)
         async with store.writer(endpoint=f"{proxy.host}:{proxy.port}", settings=settings) as writer:
             await writer.read("open", soon())
             proxy.latency(100)
-            outcomes = await writer.write(edits, Deadline.after(1.5))
+            outcomes = await writer.write(edits, Deadline.after(4))
     written = {key for key, outcome in outcomes.items() if isinstance(outcome, Written)}
-    assert 0 < len(written) < 60
+    assert 0 < len(written) < 200
     assert all(isinstance(outcomes[key], OutOfTime) for key in outcomes.keys() - written)
     assert {path.partition("/")[0] for path in store.files()} >= written
 

@@ -68,11 +68,11 @@ async def test_an_eks_cluster_is_reached_by_its_name_alone(prod: Eks) -> None:
 
 
 async def test_a_token_is_renewed_before_it_expires(prod: Eks) -> None:
-    settings = served(main={"eks": "prod"}).model_copy(update={"eks_token_seconds": 2})
+    settings = served(main={"eks": "prod"}).model_copy(update={"eks_token_seconds": 5})
     clusters = Clusters(settings)
     try:
         cluster = await clusters.get("main")
-        end = asyncio.get_running_loop().time() + 5
+        end = asyncio.get_running_loop().time() + 13
         while asyncio.get_running_loop().time() < end:
             await asyncio.gather(*(namespaces(cluster) for _ in range(3)))
             await asyncio.sleep(0.1)

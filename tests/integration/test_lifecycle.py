@@ -85,7 +85,7 @@ async def test_a_destination_of_5000_files_in_a_bucket_goes_with_all_of_them(
     assert len(minio.keys(bucket)) == 5003
     began = time.monotonic()
     platform.delete("destinations", "worker-1")
-    await gone(platform, "worker-1")
+    await gone(platform, "worker-1", 120)
     print(f"5,002 objects deleted in {time.monotonic() - began:.1f} s")
     assert minio.keys(bucket) == ["destinations/worker-10/mine.yaml"]
     await runtime.idle()
@@ -124,6 +124,7 @@ async def test_the_root_of_a_store_is_cleaned_without_the_destination_inside_and
     platform.destination("inner", f"{kind}/default", path="teams/inner", cleanup="all")
     for name in ("root", "inner"):
         await platform.wait_ready(name)
+    await runtime.idle()
     platform.delete("destinations", "root")
     await gone(platform, "root")
     inside = canaries("destinations/teams/inner")
@@ -215,7 +216,7 @@ async def test_deleted_after_its_store_or_secret_is_gone_it_waits_for_the_grace_
     why = "not found" if what == "store" else "Secret default not found in namespace default"
     skipped = f"everything below path 'worker-1' of BucketStateStore/default was left behind: {why}"
     await platform.until(
-        lambda: ("Warning", "CleanupSkipped", skipped, 1) in platform.events("worker-1"),
+        lambda: ("Warning", "CleanupSkipped", skipped) in {event[:3] for event in platform.events("worker-1")},
         "CleanupSkipped",
         seen=lambda: platform.events("worker-1"),
     )

@@ -203,7 +203,9 @@ async def test_when_all_is_well_1000_destinations_cost_one_list_a_kind_and_funct
         await runtime.forwarder.stop()
         await create_thousand(platform, api_proxy)
         runtime.forwarder.start()
-        await asyncio.sleep(1)
+        await platform.until(
+            lambda: all("conditions" in d.get("status", {}) for d in platform.destinations().values()), "told", 120
+        )
         await runtime.idle(1)
         found = [(d.get("status") or {}).get("conditions") or [{}] for d in platform.destinations().values()]
         assert [conditions[0].get("status") for conditions in found] == ["True"] * 1000

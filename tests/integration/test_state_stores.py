@@ -34,7 +34,8 @@ async def api_proxy(cluster: KubernetesApi) -> AsyncIterator[KubernetesProxy]:
 async def runtime(
     cluster: KubernetesApi, git_server: GitServer, api_proxy: KubernetesProxy
 ) -> AsyncIterator[LocalRuntime]:
-    async with running(cluster, git_server, api_proxy, LANDFALL_RETRY_DELAYS_SECONDS="1,1,1,1,1,1") as running_:
+    delays = ",".join(["1"] * 12)
+    async with running(cluster, git_server, api_proxy, LANDFALL_RETRY_DELAYS_SECONDS=delays) as running_:
         yield running_
 
 

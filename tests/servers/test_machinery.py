@@ -22,7 +22,7 @@ def test_building_again_is_quick() -> None:
         go_binary(name)  # a missing one names the command here, instead of being built within a test
     started = time.monotonic()
     assert build([]) == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_a_server_that_is_not_built_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_server_that_never_answers_is_given_up_and_its_family_ends(tmp_path: P
     script = f"setsid sleep 100 & echo $! > {pids}; exec sleep 100"
     with (
         pytest.raises(ServerFailed, match=r"did not happen within .*Connection refused"),
-        running("mute", ["/bin/sh", "-c", script], directory=tmp_path, ready=ready, timeout=0.5),
+        running("mute", ["/bin/sh", "-c", script], directory=tmp_path, ready=ready, timeout=3),
     ):
         pass
     assert gone(int(pids.read_text()))

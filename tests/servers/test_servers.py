@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.servers import web
+from tests.servers.process import wait_until
 from tests.servers.repository import Submodule, Symlink, run_git
 from tests.servers.sigv4 import Credentials
 
@@ -80,10 +81,15 @@ def test_rbac_holds_for_service_accounts_and_tokens_can_be_revoked(kubernetes_ap
     token = kubernetes_api.create_service_account(namespace, "reader", rules)
     unused = kubernetes_api.service_account_token(namespace, "reader")
     objects = f"/api/v1/namespaces/{namespace}"
-    assert kubernetes_api.request("GET", f"{objects}/configmaps", token=token).status == 200
+
+    def answers(to: str) -> int:
+        return kubernetes_api.request("GET", f"{objects}/configmaps", token=to).status
+
+    # The API server knows accounts and their rights by watching, a moment later.
+    wait_until("the right is known", lambda: answers(token) == 200, timeout=30)
     assert kubernetes_api.request("GET", f"{objects}/secrets", token=token).status == 403
     kubernetes_api.call("DELETE", f"{objects}/serviceaccounts/reader")
-    assert kubernetes_api.request("GET", f"{objects}/configmaps", token=unused).status == 401
+    wait_until("the account is known to be gone", lambda: answers(unused) == 401, timeout=30)
 
 
 # Buckets

@@ -50,7 +50,7 @@ class S3Server:
             RuntimeError: it cannot be started; the sentence says why.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.endpoint = f"{self._host}:{free_port(self._host)}"
+        self.endpoint = f"{self._host}:{free_ports(1, self._host)[0]}"
         log = self.folder.with_name("rclone.log")
         # By the environment, not by arguments: every user of the machine can read those.
         environment = {**os.environ, "RCLONE_AUTH_KEY": f'"{self.access_key},{self.secret_key}"', "RCLONE_CONFIG": ""}
@@ -101,8 +101,10 @@ def _binary() -> str:
     return found
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Return different ports that nobody listens on just now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:  # all at once: a port that was given back could be given again
+            probe.bind((host, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from infra.local.embedded.s3 import free_port
+from infra.local.embedded.s3 import free_ports
 from infra.local.emulation.commands import CannotInvoke, InvocationFailed, last_lines
 from infra.local.template import REGION, Function
 
@@ -54,15 +54,15 @@ class Emulator:
             timeout = aiohttp.ClientTimeout(total=function.timeout_seconds + _START_SECONDS)
             async with aiohttp.ClientSession(timeout=timeout) as session, session.post(url, data=event) as response:
                 answer = await response.json(content_type=None)
-            if isinstance(answer, dict) and "errorType" in answer:
-                raise InvocationFailed(f"{function.name} failed:\n{last_lines(log)}")
-            return answer
+        if isinstance(answer, dict) and "errorType" in answer:  # it has ended, so all that it printed is in the log
+            raise InvocationFailed(f"{function.name} failed:\n{last_lines(log)}")
+        return answer
 
     @asynccontextmanager
     async def _started(
         self, function: Function, artifact: Path, variables: Mapping[str, str]
     ) -> AsyncIterator[tuple[str, list[str]]]:
-        address = f"127.0.0.1:{free_port()}"
+        address, api = (f"127.0.0.1:{port}" for port in free_ports(2))
         command: list[str | Path] = [
             self.binary,
             "--log-level",
@@ -70,7 +70,7 @@ class Emulator:
             "--runtime-interface-emulator-address",
             address,
         ]
-        command += ["--runtime-api-address", f"127.0.0.1:{free_port()}"]
+        command += ["--runtime-api-address", api]
         command += [self.python, "-S", "-P", "-m", "awslambdaric", function.handler]
         environment = {
             "PATH": os.defpath,
