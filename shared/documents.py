@@ -242,11 +242,13 @@ def flat_edit(
             )
     record = state_file_path(root, placement)
     placed = {paths.join(root, path): content for path, content in files.items()}
-    going = {paths.join(root, path) for path in recorded - set(files) - set(others) - canaries}
+    leaving = recorded - set(files) - set(others) - canaries
+    going = frozenset(paths.join(root, path) for path in leaving)
     if placement.metadata.being_deleted:
-        return Edit(edit_id, placement.name, root, remove=frozenset({*going, record}))
+        return Edit(edit_id, placement.name, root, remove=going | {record}, record=record)
     placed[record] = state_file(destination, files)
-    return Edit(edit_id, placement.name, root, files=placed, remove=frozenset(going))
+    interim = b"" if recorded.issuperset(files) else state_file(destination, [*files, *sorted(leaving)])
+    return Edit(edit_id, placement.name, root, files=placed, remove=going, record=record, interim=interim)
 
 
 def aggregated_edit(edit_id: str, destination: Destination, root: str, contents: Sequence[bytes]) -> Edit:

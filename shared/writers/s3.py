@@ -23,8 +23,8 @@ PERMISSION_CHECK: Final = ".kratix-write-permission-check"
 class BucketWriter(Writer):
     """Writes to one bucket.
 
-    A crash at any step is mended by the next run of the same edits: it looks at what is there, puts what differs, and
-    deletes last what must go (failures 13).
+    A crash at any step is mended by the next run, of the same edits or of others made by the same records: it looks at
+    what is there, puts what differs, deletes after that what must go, and changes records last (failures 13).
     """
 
     def __init__(self, bucket: Bucket) -> None:
@@ -57,7 +57,7 @@ class BucketWriter(Writer):
         sound = [edit for edit in edits if _is_sound(edit)]
         existing = await survey(self._bucket, sound, deadline) if sound else {}
         plan = compute(edits, Listing(existing), digest)
-        errors = await self._carry_out(plan, deadline)
+        errors = await self._carry_out(edits, plan, deadline)
         return {edit.id: _outcome(edit, plan, errors) for edit in edits}
 
     async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:
@@ -90,24 +90,34 @@ class BucketWriter(Writer):
         """Close the client and its connections."""
         await self._bucket.close()
 
-    async def _carry_out(self, plan: Plan, deadline: Deadline) -> dict[str, LandfallError]:
-        """Put and delete, and return the errors by path.
+    async def _carry_out(self, edits: Sequence[Edit], plan: Plan, deadline: Deadline) -> dict[str, LandfallError]:
+        """Put and delete, and return the errors by path; an edit that something has failed for goes no further.
 
-        What stands in the way of a put goes first, because servers that keep objects as files need that. Everything
-        else goes last, and stays where a put of the same edits has failed.
+        What stands in the way of a put goes before it, because servers that keep objects as files need that. Everything
+        else goes after all puts. A record that is to change names every file of its edit before the first of them
+        changes, and until the last has.
         """
-        in_the_way = _in_the_way(plan)
-        errors = await self._bucket.delete(in_the_way, deadline)
+        records = {edit.record: edit.interim for edit in edits if edit.record in plan.touched.get(edit.id, ())}
+        interim = {path: content for path, content in records.items() if content}
+        in_the_way = _in_the_way(plan) - records.keys()
+        errors = await self._put(interim, interim, deadline)
+        errors |= await self._bucket.delete(_unhindered(in_the_way, plan, errors), deadline)
+        puts = plan.puts.keys() - records.keys()
+        errors |= await self._put(_unhindered(puts, plan, errors), plan.puts, deadline)
+        deletes = plan.deletes - in_the_way - records.keys()
+        errors |= await self._bucket.delete(_unhindered(deletes, plan, errors), deadline)
+        last = _unhindered(records, plan, errors)
+        puts = {path for path in last & plan.puts.keys() if plan.puts[path] != interim.get(path)}
+        errors |= await self._put(puts, plan.puts, deadline)
+        return errors | await self._bucket.delete(last & plan.deletes, deadline)
 
+    async def _put(
+        self, wanted: Iterable[str], contents: Mapping[str, bytes], deadline: Deadline
+    ) -> dict[str, LandfallError]:
         async def put(path: str) -> None:
-            await self._bucket.put(path, plan.puts[path], deadline)
+            await self._bucket.put(path, contents[path], deadline)
 
-        errors |= await self._bucket.each(_unhindered(plan, errors), put)
-        last = plan.deletes - in_the_way
-        if errors and last:
-            done = (touched for touched in plan.touched.values() if touched.isdisjoint(errors))
-            last &= {path for touched in done for path in touched}
-        return errors | await self._bucket.delete(last, deadline)
+        return await self._bucket.each(wanted, put)
 
 
 def _is_sound(edit: Edit) -> bool:
@@ -130,12 +140,12 @@ def _in_the_way(plan: Plan) -> set[str]:
     }
 
 
-def _unhindered(plan: Plan, errors: Mapping[str, LandfallError]) -> Iterable[str]:
-    """Return the puts of the edits that nothing has failed for yet."""
+def _unhindered(found: Iterable[str], plan: Plan, errors: Mapping[str, LandfallError]) -> set[str]:
+    """Return those of the paths that are of edits that nothing has failed for yet."""
     if not errors:
-        return plan.puts
+        return set(found)
     going_on = (touched for touched in plan.touched.values() if touched.isdisjoint(errors))
-    return {path for touched in going_on for path in touched if path in plan.puts}
+    return {path for touched in going_on for path in touched}.intersection(found)
 
 
 def _outcome(edit: Edit, plan: Plan, errors: Mapping[str, LandfallError]) -> Outcome:

@@ -47,6 +47,8 @@ def edit(
     remove: set[str] | None = None,
     prune: set[str] | None = None,
     keep: set[str] | None = None,
+    record: str = "",
+    interim: bytes = b"",
 ) -> Edit:
     """Make an edit in few words."""
     return Edit(
@@ -57,6 +59,8 @@ def edit(
         remove=frozenset(remove or ()),
         prune=frozenset(prune or ()),
         keep=frozenset(keep or ()),
+        record=record,
+        interim=interim,
     )
 
 

@@ -83,6 +83,19 @@ async def test_removed_files_go_and_a_missing_one_is_no_change(store: Store) -> 
     assert store.files() == {"a/c.yaml": b"two"}
 
 
+async def test_a_record_says_in_the_end_what_its_edit_says_and_goes_with_its_files(store: Store) -> None:
+    async with store.open() as writer:
+        first = edit({"a": b"a", "b": b"b", ".k/r": b"a b"}, record=".k/r", interim=b"a b")
+        assert (await write(writer, first))["one"].changed
+        assert store.files() == first.files
+        second = edit({"a": b"a", "c": b"c", ".k/r": b"a c"}, remove={"b"}, record=".k/r", interim=b"a b c")
+        done = await write(writer, second)
+        assert store.files() == second.files
+        assert await write(writer, second) == {"one": Written(done["one"].version, changed=False)}
+        await write(writer, edit(remove={"a", "c", ".k/r"}, record=".k/r"))
+    assert store.files() == {}
+
+
 async def test_the_last_file_can_be_removed_and_the_store_written_again(store: Store) -> None:
     store.seed({"a/b/c.yaml": b"one"})
     async with store.open() as writer:

@@ -204,6 +204,23 @@ def test_a_flat_deletion_removes_what_is_recorded_and_the_record() -> None:
     )
     assert not edit.files
     assert edit.remove == {"root/a.yaml", "root/.kratix/team-work.dest-abcde.yaml"}
+    assert (edit.record, edit.interim) == ("root/.kratix/team-work.dest-abcde.yaml", b""), "it names all that goes"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "meanwhile"),
+    [
+        pytest.param(set(), ["dev/new.yaml"], id="the first write"),
+        pytest.param({"new.yaml"}, None, id="the same files"),
+        pytest.param({"new.yaml", "old.yaml"}, None, id="fewer files"),
+        pytest.param({"b.yaml", "a.yaml"}, ["dev/new.yaml", "dev/a.yaml", "dev/b.yaml"], id="other files"),
+    ],
+)
+def test_a_record_names_meanwhile_what_comes_and_what_goes(recorded: set[str], meanwhile: list[str] | None) -> None:
+    edit = flat(recorded=recorded)
+    assert edit.record == "root/.kratix/team-work.dest-abcde.yaml"
+    assert yaml.safe_load(edit.files[edit.record]) == {"files": ["dev/new.yaml"]}
+    assert yaml.safe_load(edit.interim or b"files:") == {"files": meanwhile}
 
 
 def test_a_file_of_another_placement_is_refused_with_both_names() -> None:

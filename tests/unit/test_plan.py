@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ def apply(existing: Files, done: Plan) -> Files:
 
 
 def edit(files: Files | None = None, *, id: str = "one", root: str = "", **sets: set[str]) -> Edit:  # noqa: A002
-    frozen = {name: frozenset(values) for name, values in sets.items()}
+    frozen: dict[str, Any] = {name: frozenset(values) for name, values in sets.items()}
     return Edit(id=id, label=f"Destination/{id}", root=root, files=files or {}, **frozen)
 
 
