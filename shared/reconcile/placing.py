@@ -1,7 +1,7 @@
 """WorkPlacements to edits, in each of the three modes; what write-documents computes (spec section 6)."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shared import documents, paths
@@ -147,7 +147,7 @@ def by_placement(edits: Sequence[tuple[Edit, list[Key]]], outcomes: Mapping[str,
 
 
 def _keeping(edit: Edit, kept: frozenset[str]) -> Edit:
-    return Edit(edit.id, edit.label, edit.root, edit.files, edit.remove, edit.prune, edit.keep | kept)
+    return replace(edit, keep=edit.keep | kept)
 
 
 def _id(key: Key) -> str:

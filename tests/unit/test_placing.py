@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,18 @@ def placement(name: str, created: str, *, written: bool) -> dict[str, Any]:
     }
 
 
+def flat(*objects: dict[str, Any]) -> Target:
+    ref = {"kind": "BucketStateStore", "name": "s"}
+    spec = {"stateStoreRef": ref, "path": "dev", "filepath": {"mode": "none"}}
+    store = BucketStateStore.parse({"metadata": {"name": "s"}, "spec": {"endpoint": "e", "bucketName": "b"}})
+    target = Target(Destination.parse({"metadata": {"name": "dest"}, "spec": spec}), store)
+    for obj in objects:
+        key = ("team", obj["metadata"]["name"])
+        target.add(key, obj)
+        target.wanted.add(key)
+    return target
+
+
 @pytest.mark.parametrize(
     ("objects", "owner"),
     [
@@ -35,15 +48,16 @@ def placement(name: str, created: str, *, written: bool) -> dict[str, Any]:
     ],
 )
 def test_a_file_is_one_workplacements(objects: list[tuple[str, str, bool]], owner: str) -> None:
-    ref = {"kind": "BucketStateStore", "name": "s"}
-    spec = {"stateStoreRef": ref, "path": "dev", "filepath": {"mode": "none"}}
-    store = BucketStateStore.parse({"metadata": {"name": "s"}, "spec": {"endpoint": "e", "bucketName": "b"}})
-    target = Target(Destination.parse({"metadata": {"name": "dest"}, "spec": spec}), store)
-    for name, created, written in objects:
-        key = ("team", name)
-        target.add(key, placement(name, created, written=written))
-        target.wanted.add(key)
+    target = flat(*(placement(name, created, written=written) for name, created, written in objects))
     edits = [keys for _, keys in target.edits(LIMITS, [])]
     assert edits == [[("team", owner)]]
     assert {name for _, name in target.refused} == {"a", "b"} - {owner}
     assert all(f"team/{owner}" in str(error) for error in target.refused.values())
+
+
+def test_an_edit_around_another_destinations_directory_keeps_that_and_is_otherwise_the_same() -> None:
+    ((alone, _),) = flat(placement("a", FIRST, written=False)).edits(LIMITS, [])
+    ((around, _),) = flat(placement("a", FIRST, written=False)).edits(LIMITS, ["dev", "dev/inner", "other"])
+    assert around.keep == {"dev/inner"}
+    assert replace(around, keep=frozenset()) == alone
+    assert around.record in around.files
