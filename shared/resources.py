@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretBytes, ValidationError
 from pydantic.alias_generators import to_camel
 
+from shared.endpoints import bucket_identity
 from shared.errors import InvalidObject, StateStoreNotReady
 
 GROUP = "platform.kratix.io"
@@ -187,10 +188,7 @@ class BucketStateStore(Resource):
     @property
     def identity(self) -> str:
         """What is the same for two spellings of one bucket, and for nothing else."""
-        endpoint = self.spec.endpoint.lower().rpartition("://")[2].rstrip("./")
-        scheme = "http" if self.spec.insecure else "https"
-        default_port = ":80" if self.spec.insecure else ":443"
-        return f"{scheme}://{endpoint.removesuffix(default_port).rstrip('.')}/{self.spec.bucket_name}"
+        return bucket_identity(self.spec.endpoint, self.spec.bucket_name, insecure=self.spec.insecure)
 
 
 class GitStateStore(Resource):

@@ -31,8 +31,11 @@ class Writers:
 
     @staticmethod
     def key(store: StateStore, secret: Secret | None) -> str:
-        """Return what is the same for State Stores that can share one writer and one changeset."""
-        spec = store.spec.model_dump_json(exclude={"path", "secret_ref", "url", "endpoint"})
+        """Return what is the same for State Stores that can share one writer and one changeset.
+
+        An endpoint counts as it is written: AWS has many hosts for one bucket, and each store is written to by its own.
+        """
+        spec = store.spec.model_dump_json(exclude={"path", "secret_ref", "url"})
         version = f"{secret.uid}@{secret.resource_version}" if secret else ""
         return f"{store.kind} {store.identity} {spec} {version}"
 

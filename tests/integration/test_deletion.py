@@ -4,7 +4,7 @@ import pytest
 
 from infra.local.runtime import LocalRuntime
 from tests.integration.platform_team import Platform
-from tests.integration.test_first_ready import declare_bucket, declare_repository
+from tests.integration.test_first_ready import canaries, declare_bucket, declare_repository
 from tests.servers.git import GitServer
 from tests.servers.s3 import Minio
 
@@ -57,6 +57,22 @@ async def test_cleanup_all_deletes_everything_below_the_path_of_a_bucket_and_not
         "elsewhere.yaml",
     ]
     await runtime.idle()
+
+
+async def test_cleanup_all_spares_what_another_spelling_of_the_same_bucket_has_inside(
+    runtime: LocalRuntime, platform: Platform, minio: Minio
+) -> None:
+    bucket = declare_bucket(platform, minio)
+    declare_bucket(platform, minio, "respelled", bucket=bucket)
+    platform.bucket_store("respelled", endpoint=f"{minio.endpoint} ")
+    platform.destination("team", "bucket/default", cleanup="all")
+    platform.destination("inner", "bucket/respelled", path="team/inner")
+    for name in ("team", "inner"):
+        await platform.wait_ready(name)
+    platform.delete("destinations", "team")
+    await gone(platform, "team")
+    await runtime.idle()
+    assert minio.objects(bucket) == canaries("destinations/team/inner")
 
 
 async def test_cleanup_all_of_several_destinations_of_a_repository_leaves_the_others(

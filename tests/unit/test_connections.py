@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import StateStoreNotReady
 from shared.reconcile.connections import MAX_WRITERS, Writers
-from shared.resources import GitStateStore, Secret, StateStore
+from shared.resources import BucketStateStore, GitStateStore, Secret, StateStore
 from shared.settings import Settings
 from shared.writers.memory import MemoryWriter
 
@@ -44,6 +44,16 @@ async def test_a_writer_is_shared_only_by_what_writes_as_the_same_one_to_the_sam
     ours = await writers.get(store(), secret())
     assert (await writers.get(store(**other), secret(**credentials)) is ours) == shared
     await writers.close()
+
+
+async def test_each_of_awss_hosts_of_one_bucket_has_a_writer_of_its_own() -> None:
+    hosts = ["s3.amazonaws.com", "s3.eu-west-1.amazonaws.com", "s3-fips.us-east-2.amazonaws.com"]
+    stores = [
+        BucketStateStore.parse({"metadata": {"name": host}, "spec": {"endpoint": host, "bucketName": "fleet"}})
+        for host in hosts
+    ]
+    assert len({store.identity for store in stores}) == 1, "they are one place"
+    assert len({Writers.key(store, secret()) for store in stores}) == len(hosts)
 
 
 async def test_the_least_recently_used_writers_go_first() -> None:

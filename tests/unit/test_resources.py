@@ -106,11 +106,72 @@ def bucket(endpoint: str, **spec: Any) -> BucketStateStore:
     )
 
 
-def test_two_spellings_of_one_endpoint_are_one() -> None:
-    assert bucket("S3.example.com:443").identity == bucket("s3.example.com").identity
-    assert bucket("https://s3.example.com/").identity == bucket("s3.example.com").identity
-    assert bucket("s3.example.com:9000").identity != bucket("s3.example.com").identity
-    assert bucket("s3.example.com", insecure=True).identity != bucket("s3.example.com").identity
+@pytest.mark.parametrize(
+    ("spellings", "spec"),
+    [
+        (
+            [
+                "s3.example.com",
+                "S3.example.com:443",
+                "https://s3.example.com/",
+                " s3.example.com ",
+                "s3.example.com.:0443",
+            ],
+            {},
+        ),
+        (["minio:9000", "MINIO:9000 ", "minio.:9000", "minio.:09000/", "HTTP://minio:9000"], {"insecure": True}),
+        (["minio", "minio:80", "minio.", "http://minio:80/"], {"insecure": True}),
+        (["[fd00::a]:9000", "[FD00::A]:9000/"], {}),
+        (
+            [
+                "s3.amazonaws.com",
+                "s3-external-1.amazonaws.com.",
+                "s3.eu-west-1.amazonaws.com",
+                "S3.EU-West-1.amazonaws.com.:443 ",
+                "s3-eu-west-1.amazonaws.com",
+                "s3.dualstack.eu-west-1.amazonaws.com",
+                "s3-fips.us-east-2.amazonaws.com",
+                "bucket.vpce-0a1b-2c.s3.eu-west-1.vpce.amazonaws.com",
+            ],
+            {},
+        ),
+        (["s3.cn-north-1.amazonaws.com.cn", "s3.cn-northwest-1.amazonaws.com.cn"], {}),
+        (["s3.us-gov-west-1.amazonaws.com", "s3-fips.us-gov-east-1.amazonaws.com"], {}),
+    ],
+    ids=["https", "port", "http", "IPv6", "AWS", "China", "GovCloud"],
+)
+def test_all_spellings_of_one_bucket_are_one(spellings: list[str], spec: dict[str, Any]) -> None:
+    assert len({bucket(endpoint, **spec).identity for endpoint in spellings}) == 1
+
+
+def test_a_bucket_of_aws_is_one_with_and_without_tls() -> None:
+    assert bucket("s3.amazonaws.com").identity == bucket("s3.eu-west-1.amazonaws.com", insecure=True).identity
+
+
+def test_different_buckets_stay_different() -> None:
+    stores = [
+        *map(bucket, ["s3.example.com", "s3.example.com:9000", "s3.example.com:80", "s3.example.org", "example.com"]),
+        bucket("s3.example.com", insecure=True),
+        bucket("s3.example.com", bucketName="Kratix"),
+        bucket("s3.example.com", bucketName="kratix2"),
+        bucket("s3.eu-west-1.amazonaws.com"),
+        bucket("s3.eu-west-1.amazonaws.com", bucketName="kratix2"),
+        bucket("s3.eu-west-1.amazonaws.com:8443"),
+        bucket("s3.eu-west-1.amazonaws.com.example"),
+        bucket("s3.cn-north-1.amazonaws.com.cn"),
+        bucket("s3.us-gov-west-1.amazonaws.com"),
+        bucket("s3.eusc-de-east-1.amazonaws.eu"),
+        bucket("accesspoint.vpce-0a1b-2c.s3.eu-west-1.vpce.amazonaws.com"),
+    ]
+    assert len({store.identity for store in stores}) == len(stores)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["minio/path", "user:word@minio", "minio:port", "minio:0", "http://minio", "ftp://minio", "[minio"]
+)
+def test_an_endpoint_that_cannot_be_read_is_nobody_elses_place(endpoint: str) -> None:
+    assert bucket(endpoint).identity not in {bucket("minio").identity, bucket("minio", insecure=True).identity}
+    assert bucket(endpoint).identity == bucket(endpoint).identity
 
 
 def secret(**data: bytes) -> Secret:
