@@ -16,6 +16,7 @@ from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import decide
 from shared.reconcile.placing import Target, by_placement, limits_of
 from shared.reconcile.store_batch import read_all, write_all
+from shared.reconcile.unsaid import unsaid
 from shared.reconcile.view import StoreKey, View, store_key
 from shared.resources import STORE_KINDS, Destination, StateStore
 from shared.settings import Settings
@@ -43,7 +44,7 @@ async def write_documents(
     async def write(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
         failures: dict[str, Exception] = {}
         batch = await _read(name, fold(share), cluster, deadline)
-        outgoing = list(batch.holding())
+        outgoing = [*batch.holding(), *batch.unsaid()]
         outcomes = await batch.write(cluster, connections, deadline)
         for key, outcome in outcomes.items():
             if isinstance(outcome, OutOfTime):
@@ -220,6 +221,13 @@ class _Batch:
             reference = self.view.reference(self.objects[key], kind="WorkPlacement")
             verdict = Verdict(reference=reference, add_finalizers=finalizers).seeing(self.objects[key])
             yield Outgoing("status", verdict, self.origins[key])
+
+    def unsaid(self) -> Iterator[Outgoing]:
+        """Yield what on-work-change found of WorkPlacements and could not report."""
+        for key, obj in self.objects.items():
+            verdict = unsaid(obj, self.view.reference(obj, kind="WorkPlacement"))
+            if verdict is not None:
+                yield Outgoing("status", verdict.seeing(obj), self.origins[key])
 
     def outgoing(self, key: Key, outcome: Outcome | None, settings: Settings) -> Iterator[Outgoing]:
         """Yield the verdict on a WorkPlacement, and what is to be tried again."""
