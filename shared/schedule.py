@@ -20,11 +20,13 @@ class Placed:
         name: of the WorkPlacement.
         group: id of its workload group.
         destination: that it is at.
+        leaving: whether it is being deleted.
     """
 
     name: str
     group: str
     destination: str
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Schedule:
 
     Attributes:
         placements: to exist.
-        dangling: names of WorkPlacements whose group the Work has no longer; they go.
+        dangling: names of WorkPlacements whose group the Work has no longer, or has at another Destination; they go.
         unscheduled: ids of groups that no Destination takes.
         misplaced: ids of groups with a misplaced placement.
     """
@@ -65,7 +67,8 @@ def schedule(work: Work, placed: Sequence[Placed], destinations: Sequence[Destin
     """Decide where a Work's groups go.
 
     A dependency goes to every candidate; a resource request to one, and stays there. What is at a Destination that is
-    no candidate any more stays, misplaced.
+    no candidate any more stays, misplaced. Where two runs that did not know of each other have brought a resource
+    request to two candidates, it stays at one of them.
 
     Args:
         work: to be scheduled.
@@ -75,13 +78,19 @@ def schedule(work: Work, placed: Sequence[Placed], destinations: Sequence[Destin
     placements: list[Placement] = []
     unscheduled: list[str] = []
     misplaced: list[str] = []
+    groups = {group.id for group in work.spec.workload_groups}
+    dangling = [p.name for p in placed if p.group not in groups]
     for group in work.spec.workload_groups:
         mine = [p for p in placed if p.group == group.id]
         found = candidates(group, destinations, dry_run=work.is_dry_run)
         if not work.is_resource_request:
             chosen = [d.name for d in found]
         elif mine:
-            chosen = [p.destination for p in mine if any(d.name == p.destination for d in found)]
+            matching = [d for d in found if any(p.destination == d.name for p in mine)]
+            chosen = [_kept(work, group, matching, mine).name] if matching else []
+            spare = {d.name for d in matching}.difference(chosen)
+            dangling += [p.name for p in mine if p.destination in spare]
+            mine = [p for p in mine if p.destination not in spare]
         else:
             chosen = [choose(work, group, found).name] if found else []
         names = dict.fromkeys(chosen, False) | {p.destination: True for p in mine if p.destination not in chosen}
@@ -94,9 +103,7 @@ def schedule(work: Work, placed: Sequence[Placed], destinations: Sequence[Destin
             Placement(existing.get(name) or placement_name(work, name, group), group, name, is_misplaced)
             for name, is_misplaced in sorted(names.items())
         ]
-    groups = {group.id for group in work.spec.workload_groups}
-    dangling = tuple(sorted(p.name for p in placed if p.group not in groups))
-    return Schedule(tuple(placements), dangling, tuple(unscheduled), tuple(misplaced))
+    return Schedule(tuple(placements), tuple(sorted(dangling)), tuple(unscheduled), tuple(misplaced))
 
 
 def candidates(group: WorkloadGroup, destinations: Iterable[Destination], *, dry_run: bool) -> list[Destination]:
@@ -121,6 +128,15 @@ def choose(work: Work, group: WorkloadGroup, found: Sequence[Destination]) -> De
     """
     key = f"{work.metadata.namespace}/{work.name}/{group.id}"
     return max(found, key=lambda d: sha256(f"{key}\0{d.name}".encode()).digest())
+
+
+def _kept(work: Work, group: WorkloadGroup, matching: Sequence[Destination], mine: Sequence[Placed]) -> Destination:
+    """Return the Destination that a resource request's group stays at, of several that match: all runs say the same.
+
+    One that it is leaving already is not it: all others would go as well.
+    """
+    leaving = {p.destination for p in mine if p.leaving}
+    return choose(work, group, [d for d in matching if d.name not in leaving] or matching)
 
 
 def placement_name(work: Work, destination: str, group: WorkloadGroup) -> str:

@@ -262,8 +262,9 @@ class _Batch:
 
 
 def _placed(obj: Object) -> Placed:
-    labels = obj["metadata"].get("labels") or {}
-    return Placed(obj["metadata"]["name"], labels.get(GROUP_LABEL, ""), labels.get(DESTINATION_LABEL, ""))
+    metadata = obj["metadata"]
+    labels, leaving = metadata.get("labels") or {}, bool(metadata.get("deletionTimestamp"))
+    return Placed(metadata["name"], labels.get(GROUP_LABEL, ""), labels.get(DESTINATION_LABEL, ""), leaving)
 
 
 def _generation(placement: Object) -> int:

@@ -103,3 +103,33 @@ async def test_a_work_in_dry_run_goes_to_dry_run_destinations_and_nothing_else_d
     await written(platform, "deps.real-5058f")
     await runtime.idle()
     assert set(placements(platform)) == {"dry.dry-5058f", "deps.real-5058f"}
+
+
+async def test_a_resource_request_that_came_to_two_destinations_is_taken_back_from_one_of_them(
+    runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer
+) -> None:
+    """As two containers do that both schedule it, one of them before the second Destination was there."""
+    tree = declare_store(platform, "git", minio, git_server)
+    platform.destination("first", "git/default")
+    platform.work("mine", group({"r.yaml": b"r\n"}), promise="p", resource="mine")
+    await written(platform, "mine.first-5058f")
+    platform.destination("second", "git/default")
+    await platform.wait_ready("second")
+    await runtime.idle()
+    obj = placements(platform)["mine.first-5058f"]
+    kept = ("labels", "annotations", "finalizers", "ownerReferences")
+    metadata = {"name": "mine.second-5058f", **{name: obj["metadata"][name] for name in kept}}
+    metadata["labels"] = {**labels(obj), "kratix.io/targetDestinationName": "second"}
+    twin = {**obj, "metadata": metadata, "spec": {**obj["spec"], "targetDestinationName": "second"}, "status": {}}
+    platform.api.call("POST", f"{GROUP}/namespaces/default/workplacements", twin)
+    await written(platform, "mine.second-5058f")
+    await runtime.idle()
+    assert sum(path.endswith("r.yaml") for path in tree()) == 2
+    await runtime.resync()
+    await platform.until(lambda: len(placements(platform)) == 1, "one of them gone", seen=lambda: placements(platform))
+    await runtime.idle()
+    (name,) = placements(platform)
+    own = name.removeprefix("mine.").removesuffix("-5058f")
+    assert [path for path in tree() if path.endswith("r.yaml")] == [f"{own}/resources/default/p/mine/5058f/r.yaml"]
+    assert platform.condition("workplacements", name, "Ready")[0] == "True"
+    await work_says(platform, "mine", "AllWorkplacementsScheduled")

@@ -140,6 +140,56 @@ def test_a_resource_request_stays_where_it_is(there: list[Destination], misplace
     assert [(p.name, p.destination, p.misplaced) for p in found.placements] == [("old-name", "a", misplaced)]
 
 
+def at(*names: str, leaving: str = "") -> list[Placed]:
+    return [Placed(f"work.{name}-abcde", "abcdef0123", name, leaving=name == leaving) for name in names]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("abc")), ids="".join)
+def test_a_resource_request_that_two_runs_brought_to_several_destinations_ends_at_one(order: tuple[str, ...]) -> None:
+    """Every run keeps the same one, whatever comes beside it, and takes back none that it has kept."""
+    request = work(group(("promise", {"env": "dev"})), resource="mine")
+    there = [destination(name, env="dev") for name in "abc"]
+    kept = schedule(request, [], there).placements[0].destination
+    found = schedule(request, at(*order), [*there, destination("new", env="dev")])
+    assert [(p.name, p.misplaced) for p in found.placements] == [(f"work.{kept}-abcde", False)]
+    assert found.dangling == tuple(f"work.{name}-abcde" for name in "abc" if name != kept)
+    assert (found.unscheduled, found.misplaced) == ((), ())
+    assert schedule(request, at(kept), there).dangling == ()
+
+
+def test_of_several_places_of_a_resource_request_one_that_it_is_leaving_is_not_kept() -> None:
+    """A person has deleted one of two: were that one kept, both would go."""
+    request = work(group(), resource="mine")
+    for leaving, stays in ("ab", "ba"):
+        found = schedule(request, at("a", "b", leaving=leaving), [destination("a"), destination("b")])
+        assert [p.destination for p in found.placements] == [stays]
+    alone = schedule(request, at("a", leaving="a"), [destination("a"), destination("b")])
+    assert ([p.destination for p in alone.placements], alone.dangling) == (["a"], ())
+
+
+@pytest.mark.parametrize(
+    ("resource", "there", "expected"),
+    [
+        pytest.param(
+            "mine", [destination("a", env="dev"), destination("b")], {"a": False, "b": True}, id="one matches"
+        ),
+        pytest.param("mine", [destination("a"), destination("b")], {"a": True, "b": True}, id="none matches"),
+        pytest.param(
+            "mine", [destination("a", env="dev"), dry_run("b")], {"a": False, "b": True}, id="one is for dry-run"
+        ),
+        pytest.param(
+            "", [destination("a", env="dev"), destination("b", env="dev")], {"a": False, "b": False}, id="a dependency"
+        ),
+    ],
+)
+def test_only_a_second_match_of_a_resource_request_is_too_much(
+    resource: str, there: list[Destination], expected: dict[str, bool]
+) -> None:
+    found = schedule(work(group(("promise", {"env": "dev"})), resource=resource), at("a", "b"), there)
+    assert {p.destination: p.misplaced for p in found.placements} == expected
+    assert found.dangling == ()
+
+
 def test_a_placement_whose_group_is_gone_dangles() -> None:
     placed = [Placed("work.a-old00", "old00", "a")]
     assert schedule(work(group()), placed, [destination("a")]).dangling == ("work.a-old00",)
