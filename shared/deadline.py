@@ -22,6 +22,10 @@ class Deadline:
         """Return the deadline that lies so many seconds from now."""
         return cls(time.monotonic() + seconds)
 
+    def later(self, seconds: float) -> Self:
+        """Return the deadline that lies so many seconds after this one: for telling what was done before it."""
+        return type(self)(self.at + seconds)
+
     @property
     def remaining(self) -> float:
         """Seconds left; never negative."""

@@ -36,6 +36,9 @@ _CALLS: Final = 16  # at once
 _ATTEMPTS: Final = 3
 _STEP_SECONDS: Final = 0.1  # between two looks at a queue that may get more
 _TAKEN_BYTES: Final = 32 * 1024 * 1024  # of bodies; a batch has to fit into a function's memory
+# Work may use up the deadline, and what it found has to be told all the same. By what share of the reserve it is over:
+_SENT_BY: Final = 0.5  # what follows from the batch is sent, or fails
+_SETTLED_BY: Final = 0.8  # the function's own queue is told; what is left is for the answer to Lambda
 _HIDDEN_LONGER_SECONDS: Final = 10  # than an invocation can last
 _FIRST_REDELIVERY_SECONDS: Final = 5
 _LAST_REDELIVERY_SECONDS: Final = 600
@@ -83,6 +86,10 @@ class Queues:
     async def send(self, outgoing: Iterable[Outgoing], deadline: Deadline) -> dict[str, Exception]:
         """Send messages, ten a call and the calls in parallel.
 
+        Args:
+            outgoing: the messages.
+            deadline: of the invocation, which the work may have used up: there is time in the reserve for this.
+
         Returns:
             By id of a received message in an `origin`: why a message that came from it could not be sent.
         """
@@ -94,8 +101,9 @@ class Queues:
         if not batches:
             return {}
         client = await self._open()
+        end = deadline.later(self._settings.reserve_seconds * _SENT_BY)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._send_batch(client, queue, batch, deadline)) for queue, batch in batches]
+            tasks = [group.create_task(self._send_batch(client, queue, batch, end)) for queue, batch in batches]
         failures: dict[str, Exception] = {}
         for task in tasks:
             for item, error in task.result():
@@ -206,9 +214,11 @@ class Queues:
         return answer.get("Messages", [])
 
     async def _quietly(self, calls: Iterable[Awaitable[object]], deadline: Deadline) -> None:
+        end = deadline.later(self._settings.reserve_seconds * _SETTLED_BY)
+
         async def one(call: Awaitable[object]) -> None:
             try:
-                async with self._calls, asyncio.timeout(deadline.remaining + self._settings.reserve_seconds / 2):
+                async with self._calls, asyncio.timeout(end.remaining):
                     await call
             except _FAILURES as error:
                 logger.warning("the function's own queue did not answer: %s", type(error).__name__)
@@ -216,7 +226,7 @@ class Queues:
         await asyncio.gather(*(one(call) for call in calls))
 
     async def _send_batch(
-        self, client: "SQSClient", queue: str, batch: Sequence[tuple[Outgoing, str]], deadline: Deadline
+        self, client: "SQSClient", queue: str, batch: Sequence[tuple[Outgoing, str]], end: Deadline
     ) -> list[tuple[Outgoing, Exception]]:
         url = self._urls[queue]
         if not url:
@@ -226,13 +236,13 @@ class Queues:
         why = "no answer"
         for attempt in range(_ATTEMPTS):
             if attempt:
-                await asyncio.sleep(min(0.2 * 2**attempt, deadline.remaining))
+                await asyncio.sleep(min(0.2 * 2**attempt, end.remaining))
             entries: list[SendMessageBatchRequestEntryTypeDef] = [
                 {"Id": str(at), "MessageBody": body, "DelaySeconds": min(item.delay, _MAX_DELAY_SECONDS)}
                 for at, (item, body) in left.items()
             ]
             try:
-                async with self._calls, asyncio.timeout(deadline.remaining):
+                async with self._calls, asyncio.timeout(end.remaining):
                     answer = await client.send_message_batch(QueueUrl=url, Entries=entries)
             except _FAILURES as error:
                 why = f"{type(error).__name__}: {error}"[:300]

@@ -108,7 +108,7 @@ class Settings(BaseModel):
     kubernetes_concurrency: int = Field(32, ge=1, description="calls at once to one Kubernetes API")
     list_above: int = Field(5, ge=1, description="more objects of one kind than this are listed, not read one by one")
 
-    # Time. A function keeps `reserve_seconds` of its own time to report what it did.
+    # Time. A function keeps `reserve_seconds` of its own time to report what it did; `queues` says what gets how much.
     reserve_seconds: float = Field(5, ge=0)
     store_timeout_seconds: float = Field(20, gt=0, description="for one call to a State Store")
     store_deadline_seconds: float = Field(60, gt=0, description="for one State Store's share of a batch")
