@@ -78,13 +78,20 @@ def decide_everything(
         concerned.stores[store] = origin
     for key in view.destinations:
         concerned.destinations[key] = origin
+    reached = {key for store in view.stores for key in view.destinations_of(store)}
+
+    def waits_to_be_let_go(obj: Object) -> bool:
+        """Whether our finalizers hold a WorkPlacement that no State Store's message means."""
+        metadata, target = obj["metadata"], view.target(key_of(obj)[0], _destination_of(obj))
+        leaving = target is None or bool(metadata.get("deletionTimestamp"))
+        return bool(metadata.get("finalizers")) and leaving and target not in reached
+
     return [
         *concerned.outgoing(settings),
-        # Of those that belong to a Destination, its State Store's message means them all.
         *(
             Outgoing("documents", view.reference(obj, kind="WorkPlacement"), origin)
             for obj in placements
-            if obj["metadata"].get("finalizers") and view.target(key_of(obj)[0], _destination_of(obj)) is None
+            if waits_to_be_let_go(obj)
         ),
         Outgoing("works", Reference(cluster=view.cluster, kind="Destination", name="*"), origin),
     ]
