@@ -8,6 +8,7 @@ binary mode, by resource or by reference; and base64 of gzip of any of these.
 import base64
 import binascii
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ _GROUPS: Final = {
     **dict.fromkeys(("Destination", "BucketStateStore", "GitStateStore", "Work", "WorkPlacement"), GROUP),
     "Secret": "",
 }
+
+# What Kubernetes lets its objects be called: a DNS subdomain, and in a namespace, which is a DNS label. A name becomes
+# part of a URL, so nothing else, such as `..`, may pass for one.
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_MAX_NAME: Final = 253
+_MAX_NAMESPACE: Final = 63
 
 # The condition by which a kind's status tells which generation it is about.
 _TELLING: Final = {"WorkPlacement": "WriteSucceeded", "Work": "ScheduleSucceeded"}
@@ -174,14 +182,23 @@ def _change(obj: object, why: str, cluster: str) -> Change:
             f"nothing here follows objects of kind {kind[:63]!r} in group {group[:253]!r}:"
             f" let the forwarder send only {', '.join(_GROUPS)}"
         )
-    generation = metadata.get("generation")
+    namespace = str(metadata.get("namespace") or "")
+    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
+        raise UnknownEvent(
+            "the event's object has a name that no object of Kubernetes has: it has to be a DNS subdomain"
+        )
+    if namespace and (len(namespace) > _MAX_NAMESPACE or not _NAMESPACE.fullmatch(namespace)):
+        raise UnknownEvent("the event's object is in a namespace that Kubernetes cannot have: it has to be a DNS label")
+    generation, uid = metadata.get("generation"), str(metadata.get("uid") or "")
+    if len(uid) > _MAX_NAME or not uid.isascii():
+        raise UnknownEvent("the event's object has a uid that no API server gives")
     return Change(
         Reference(
             cluster=cluster,
             kind=kind,
-            namespace=str(metadata.get("namespace") or ""),
+            namespace=namespace,
             name=name,
-            uid=str(metadata.get("uid") or ""),
+            uid=uid,
             generation=generation if isinstance(generation, int) else 0,
             why=why,
         ),

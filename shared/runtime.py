@@ -149,7 +149,9 @@ def _decoded(
     for record in records:
         try:
             messages[record["messageId"]] = decode(record)
-        except LandfallError as refusal:
+        except Exception as refusal:  # noqa: BLE001 -- whatever a forged message does, it fails alone
+            if not isinstance(refusal, LandfallError):
+                log_unexpected("a message's reading", refusal)
             failures[record["messageId"]] = refusal
     return messages, failures
 

@@ -88,6 +88,28 @@ def test_unknown_messages_return_alone_and_the_others_are_done(
     assert [message["name"] for message in deployment.received("canary")] == ["worker-1"]
 
 
+def test_messages_with_parts_of_the_wrong_kind_return_alone_and_the_others_are_done(
+    deployment: Deployment, minio: Minio, event: Event
+) -> None:
+    declare(deployment, minio)
+    good = event("on-destination-change/watch-event")["object"]
+    well = {**good, "metadata": {**good["metadata"], "generation": 1}}
+    bad: list[Any] = [
+        {**well, "spec": "x"},
+        {**well, "status": [1]},
+        {**well, "status": {"conditions": ["x"]}},
+        {**well, "metadata": {**well["metadata"], "finalizers": 5}},
+        {**well, "metadata": {**well["metadata"], "uid": "\ud800"}},
+        {**well, "metadata": {**well["metadata"], "name": ".."}},
+    ]
+    bodies: list[Any] = [{"type": "MODIFIED", "object": obj} for obj in (well, *bad)]
+    bodies.append({"Type": "Notification", "Message": "\ud800"})
+    records = [{"messageId": str(at), "body": json.dumps(body)} for at, body in enumerate(bodies)]
+    answer = handler("on_destination_change")({"Records": records}, deployment.context)
+    assert answer == {"batchItemFailures": [{"itemIdentifier": str(at)} for at in range(1, len(bodies))]}
+    assert [message["name"] for message in deployment.received("canary")] == ["worker-1"]
+
+
 def test_an_unknown_event_that_came_without_a_queue_fails_the_invocation(deployment: Deployment) -> None:
     with pytest.raises(UnknownEvent):
         handler("on_destination_change")({"hello": "world"}, deployment.context)

@@ -104,6 +104,49 @@ def test_only_an_event_that_shows_nothing_but_our_status_is_an_echo(
     assert change.echo is echo
 
 
+def named(name: str, namespace: str = "", kind: str = "WorkPlacement") -> dict[str, Any]:
+    api = "v1" if kind == "Secret" else "platform.kratix.io/v1alpha1"
+    metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
+    return {"type": "ADDED", "object": {"apiVersion": api, "kind": kind, "metadata": metadata}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "namespace"),
+    [
+        pytest.param("WorkPlacement", "redis-deps.worker-1-5058f", "default", id="as Kratix names placements"),
+        pytest.param("WorkPlacement", f"{'w' * 64}.{'d' * 188}", "default", id="as long as a name can be"),
+        pytest.param("Work", "redis-deps-x7k2p", "kratix-platform-system", id="from a generateName"),
+        pytest.param("Work", "0.1--2.3", "0", id="digits, dots and dashes"),
+        pytest.param("Secret", "sh.helm.release.v1.redis.v1", "n" * 63, id="a Secret with dots, a long namespace"),
+        pytest.param("Destination", "a", "", id="one letter"),
+    ],
+)
+def test_every_name_that_kubernetes_gives_is_taken(kind: str, name: str, namespace: str) -> None:
+    (change,) = decode(named(name, namespace, kind))
+    assert (change.reference.namespace, change.reference.name) == (namespace, name)
+
+
+NO_NAMES = ["..", ".", "a/b", "a..b", ".a", "a.", "-a", "a-", "A", "a_b", "ä", "*", "%2e", "a b", "a\n", "\ud800"]
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, "n" * 254])
+def test_a_name_that_kubernetes_gives_to_nothing_is_refused(name: str) -> None:
+    with pytest.raises(UnknownEvent, match="DNS subdomain"):
+        decode(named(name, "default"))
+
+
+@pytest.mark.parametrize("uid", ["\ud800", "ü", "u" * 254])
+def test_a_uid_that_no_api_server_gives_is_refused(uid: str) -> None:
+    with pytest.raises(UnknownEvent, match="uid"):
+        decode({"type": "ADDED", "object": {**DESTINATION, "metadata": {"name": "worker-1", "uid": uid}}})
+
+
+@pytest.mark.parametrize("namespace", ["..", "a.b", "a/b", "A", "-a", "a-", "n" * 64, "a\n", "\ud800"])
+def test_a_namespace_that_kubernetes_cannot_have_is_refused(namespace: str) -> None:
+    with pytest.raises(UnknownEvent, match="DNS label"):
+        decode(named("w", namespace))
+
+
 @pytest.mark.parametrize(
     ("envelope", "cluster"),
     [
