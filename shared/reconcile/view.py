@@ -79,7 +79,7 @@ class View:
         return None
 
     def destinations_of(self, key: StoreKey) -> list[Key]:
-        """Return the Destinations that refer to a State Store object."""
+        """Return the Destinations that refer to a State Store object, which may be gone."""
         return self._by_store.get(key, [])
 
     def target(self, namespace: str, name: str) -> Key | None:
@@ -161,8 +161,8 @@ class View:
             ref = (obj.get("spec") or {}).get("stateStoreRef") or {}
             for namespace in dict.fromkeys((key[0], "")):
                 store = (str(ref.get("kind")), namespace, str(ref.get("name")))
-                if store in self.stores or not namespace:
-                    found.setdefault(store, []).append(key)
+                found.setdefault(store, []).append(key)  # one that is gone has those that looked for it there, too
+                if store in self.stores:
                     break
         return found
 

@@ -177,6 +177,24 @@ async def test_destinations_of_one_name_in_two_namespaces_each_have_their_own_do
     assert platform.ready_of("Work", "deps")[1] == "AllWorkplacementsScheduled"
 
 
+async def test_a_destination_follows_when_its_store_goes_and_comes_back(
+    runtime: LocalRuntime, platform: OlderPlatform, minio: Minio
+) -> None:
+    bucket = store(platform, minio)
+    destination(platform, "worker-1", path="dev")
+    await platform.wait("Destination", "worker-1")
+    await runtime.idle()
+    platform.remove("BucketStateStore", "default")
+    await platform.until(
+        lambda: platform.ready_of("Destination", "worker-1")[1] == "StateStoreNotFound",
+        "StateStoreNotFound without a resync",
+        seen=lambda: platform.ready_of("Destination", "worker-1"),
+    )
+    store(platform, minio, bucket=bucket)
+    await platform.wait("Destination", "worker-1")
+    await runtime.idle()
+
+
 async def test_a_removed_document_comes_back_by_resync(
     runtime: LocalRuntime, platform: OlderPlatform, minio: Minio
 ) -> None:

@@ -1,4 +1,4 @@
-"""What resync sends, so that nothing is looked at twice and nothing is left out."""
+"""What is looked at: by a resync nothing twice and nothing left out, and after a State Store all that looked for it."""
 
 from typing import Any
 
@@ -44,3 +44,23 @@ def test_a_workplacement_that_waits_to_be_let_go_is_looked_at_by_every_resync(ob
     documents = [str(item.message) for item in outgoing if item.queue == "documents"]
     assert ("WorkPlacement/default/w" in documents) is sent
     assert ("BucketStateStore/default" in documents) is (obj["metadata"]["labels"][DESTINATION_LABEL] == "worker-1")
+
+
+@pytest.mark.parametrize(
+    ("stores", "followed"),
+    [
+        pytest.param([], ["team", ""], id="where none is left, it may have been either"),
+        pytest.param(["team"], ["team"], id="its namespace's"),
+        pytest.param([""], ["team", ""], id="the cluster's, and one of its namespace may just have gone"),
+        pytest.param(["team", ""], ["team"], id="its namespace's before the cluster's"),
+    ],
+)
+def test_a_namespaced_destination_follows_the_store_that_it_has_and_one_that_is_gone(
+    stores: list[str], followed: list[str]
+) -> None:
+    obj = destination("worker-1", "default")
+    obj["metadata"]["namespace"] = "team"
+    kind = "BucketStateStore"
+    view = View("north", {("team", "worker-1"): obj}, {(kind, namespace, "default"): {} for namespace in stores})
+    found = [namespace for namespace in ("team", "", "other") if view.destinations_of((kind, namespace, "default"))]
+    assert found == followed
