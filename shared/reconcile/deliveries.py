@@ -139,11 +139,11 @@ class _Batch:
             return
         target = self.targets.setdefault(destination_key, target)
         unheld = _missing_finalizers(obj, target)
+        target.add(key, obj)
         if unheld:  # made by hand, or let go while its Destination was away; setting them comes back as a change
             self.unheld[key] = unheld
             return
         target.wanted.add(key)
-        target.add(key, obj)
 
     def crowded(self) -> set[str]:
         """Return the names of Destinations all of whose WorkPlacements have to be known."""
@@ -156,14 +156,11 @@ class _Batch:
             target = None if destination_key is None else self.targets.get(destination_key)
             if target is None or target.mode == "nestedByMetadata" or key in self.objects:
                 continue
-            if target.mode == "none" and conditions.write_failed(
-                obj
-            ):  # what stood in its way may be leaving with this batch
+            if conditions.write_failed(obj):  # what stood in its way may be leaving or mended with this batch
                 origin = frozenset[str]().union(*(self.origins[wanted] for wanted in target.wanted))
                 self.take(key, obj, origin, 0)
             else:
                 target.add(key, obj)
-                target.refused.pop(key, None)
 
     async def write(self, cluster: Cluster, connections: Connections, deadline: Deadline) -> dict[Key, Outcome | None]:
         """Write everything; None stands for a WorkPlacement that is let go without a write."""

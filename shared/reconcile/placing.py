@@ -22,7 +22,7 @@ class Target:
         store: its State Store.
         wanted: keys of the WorkPlacements to deal with.
         all: every WorkPlacement of the Destination that is known, by key; in mode nestedByMetadata only those wanted.
-        written: keys of those that have been written before, by their status.
+        written: keys of the living ones that have been written before, by their status.
         refused: by key, why a WorkPlacement cannot be written.
         records: in mode none, the content of the record of each WorkPlacement that has one, by its path.
     """
@@ -51,7 +51,7 @@ class Target:
             self.all[key] = WorkPlacement.parse(obj)
         except InvalidObject as error:
             self.refused[key] = error
-        if (obj.get("status") or {}).get("versionID"):
+        if (obj.get("status") or {}).get("versionID") and not obj["metadata"].get("deletionTimestamp"):
             self.written.add(key)
 
     def record_paths(self) -> list[str]:
@@ -98,9 +98,14 @@ class Target:
                 self.refused[key] = error
 
     def _aggregated(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
+        """Yield the one edit of all WorkPlacements, or none where it would lose documents that are in the file.
+
+        The last good documents of a WorkPlacement that cannot be read any more are known to the file alone, so it is
+        left as it is until that one is mended or deleted (spec section 8: no file of anyone is lost).
+        """
         contents: list[bytes] = []
         keys = [key for key, placement in self._wanted() if placement.metadata.being_deleted]
-        for key, placement in sorted(self.all.items(), key=lambda item: item[1].name):
+        for key, placement in sorted(self.all.items(), key=lambda item: (item[1].name, item[0])):
             if placement.metadata.being_deleted:
                 continue
             try:
@@ -109,7 +114,12 @@ class Target:
                     keys.append(key)
             except LandfallError as error:
                 self.refused[key] = error
-        if keys:
+        lost = next((key for key in sorted(self.refused) if key in self.written), None)
+        if lost is not None:
+            filename, why = self.destination.spec.filepath.filename, self.refused[lost]
+            words = f"{filename!r} is left as it is: it holds documents of WorkPlacement {_id(lost)}, which cannot be"
+            self.refused |= dict.fromkeys(keys, InvalidObject(f"{words} read now ({why}); mend or delete that one"))
+        elif keys:
             label = f"{self.destination.metadata.namespace}/{self.destination.name}"
             yield documents.aggregated_edit(f"aggregate {label}", self.destination, self.root, contents), keys
 

@@ -163,3 +163,38 @@ async def test_in_mode_aggregated_yaml_a_bad_placement_fails_alone(
     await written(platform, "b.worker-1-5058f")
     assert tree()["worker-1/aggregated.yaml"] == b"a\n---\nb\n---\nc"
     await runtime.idle()
+
+
+async def test_in_mode_aggregated_yaml_a_bad_update_leaves_the_last_good_documents_until_it_is_mended_or_deleted(
+    runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer
+) -> None:
+    tree = declare_store(platform, "bucket", minio, git_server)
+    platform.destination("worker-1", "bucket/default", filepath={"mode": "aggregatedYAML"})
+
+    def one() -> bytes | None:
+        return tree().get("worker-1/aggregated.yaml")
+
+    for name in "abc":
+        platform.work(name, group({"x": name.encode()}), promise="p")
+        await written(platform, f"{name}.worker-1-5058f")
+    platform.work("b", BAD["base64"][0], promise="p")
+    assert "is not base64" in await failed(platform, "b.worker-1-5058f")
+    platform.work("a", group({"x": b"a2"}), promise="p")
+    why = await failed(platform, "a.worker-1-5058f")
+    assert "'aggregated.yaml' is left as it is" in why
+    assert "default/b.worker-1-5058f" in why
+    platform.delete_object("works", "c")
+    assert "left as it is" in await failed(platform, "c.worker-1-5058f")
+    await runtime.idle()
+    assert one() == b"a\n---\nb\n---\nc"
+    platform.work("b", group({"x": b"b2"}), promise="p")
+    for name in "ab":
+        await written(platform, f"{name}.worker-1-5058f")
+    await platform.until(lambda: platform.object("workplacements", "c.worker-1-5058f") is None, "c gone")
+    assert one() == b"a2\n---\nb2"
+    platform.work("b", BAD["base64"][0], promise="p")
+    await failed(platform, "b.worker-1-5058f")
+    platform.delete_object("works", "b")
+    await platform.until(lambda: platform.object("workplacements", "b.worker-1-5058f") is None, "b gone")
+    assert one() == b"a2"
+    await runtime.idle()
