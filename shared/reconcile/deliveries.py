@@ -164,32 +164,37 @@ class _Batch:
 
     async def write(self, cluster: Cluster, connections: Connections, deadline: Deadline) -> dict[Key, Outcome | None]:
         """Write everything; None stands for a WorkPlacement that is let go without a write."""
-        await self._read_records(cluster, connections, deadline)
+        unreadable = await self._read_records(cluster, connections, deadline)
         made: list[tuple[Edit, list[Key]]] = []
         edits: dict[str, tuple[StateStore, Edit]] = {}
         outcomes: dict[Key, Outcome | None] = dict(self.outcomes)
-        for target in self.targets.values():
+        for key, target in self.targets.items():
+            if key in unreadable:
+                continue
             kept = [root for _, root in self.view.roots(target.store).values()]
             for edit, keys in target.edits(limits_of(connections.settings), kept):
                 made.append((edit, keys))
                 edits[edit.id] = (target.store, edit)
-            outcomes |= {key: error for key, error in target.refused.items() if key in target.wanted}
+            outcomes |= {wanted: error for wanted, error in target.refused.items() if wanted in target.wanted}
         written = await write_all(edits, cluster, connections, deadline)
         return outcomes | by_placement(made, written)
 
-    async def _read_records(self, cluster: Cluster, connections: Connections, deadline: Deadline) -> None:
+    async def _read_records(self, cluster: Cluster, connections: Connections, deadline: Deadline) -> set[Key]:
+        """Read the records of mode none; return the Destinations whose records could not be read."""
         wanted = {key: target for key, target in self.targets.items() if target.record_paths()}
         if not wanted:
-            return
+            return set()
+        unreadable: set[Key] = set()
         asked = {key: (target.store, target.record_paths()) for key, target in wanted.items()}
         answers = await read_all(asked, cluster, connections, deadline)
         for key, target in wanted.items():
             answer = answers[key]
             if isinstance(answer, LandfallError):
                 self.outcomes.update(dict.fromkeys(target.wanted, answer))
-                del self.targets[key]
+                unreadable.add(key)
             else:
                 target.records = answer
+        return unreadable
 
     def _target(self, key: Key, *, leaving: bool) -> Target | None:
         """Return where a Destination's documents go; None where it has none, as its directory is another's.
