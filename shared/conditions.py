@@ -294,8 +294,9 @@ def _placement_event(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | No
     if verdict.status == "False":
         words = "error writing to destination; check kubectl get destination for more info"
         return EventFact("Warning", "FailedWriteToDestination", f"{words}: {verdict.message}"[:MAX_MESSAGE])
-    version = verdict.fields.get("versionID")
-    if before.get("status") == "True" and (obj.get("status") or {}).get("versionID") == version:
+    known = (obj.get("status") or {}).get("versionID")
+    version = verdict.fields.get("versionID") or known  # a verdict without one leaves it as it is
+    if before.get("status") == "True" and known == version:
         return None
     words = f"successfully written to Destination: {destination} with versionID: {version}"
     return EventFact("Normal", "WorkloadsWrittenToStateStore", words)
@@ -347,6 +348,14 @@ def _weight(verdict: Verdict) -> tuple[int, bool, datetime]:
 def write_failed(placement: Mapping[str, Any]) -> bool:
     """Whether a WorkPlacement says of itself that its documents could not be written."""
     return (find(_conditions(placement), WRITE_SUCCEEDED) or {}).get("status") == "False"
+
+
+def is_written(placement: Mapping[str, Any]) -> bool:
+    """Whether a WorkPlacement says that its documents, as they are now, are written, and in which version."""
+    status = placement.get("status") or {}
+    condition = find(_conditions(placement), WRITE_SUCCEEDED) or {}
+    current = condition.get("observedGeneration") == (placement.get("metadata") or {}).get("generation")
+    return condition.get("status") == "True" and current and bool(status.get("versionID"))
 
 
 def find(conditions: Sequence[dict[str, Any]], of_type: str) -> dict[str, Any] | None:

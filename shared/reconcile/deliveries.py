@@ -247,7 +247,7 @@ class _Batch:
                 yield from retry("documents", reference, outcome, origin, settings, whatever_it_was=leaving)
             return
         verdict = conditions.placement_written(reference, outcome.version)
-        if not outcome.changed and (obj.get("status") or {}).get("versionID"):
+        if not outcome.changed and conditions.is_written(obj):
             verdict = verdict.model_copy(update={"fields": {}})  # nothing was written, so the version stays
         if conditions.merged(verdict, obj) is not None:
             yield Outgoing("status", verdict.seeing(obj), origin)

@@ -128,3 +128,31 @@ async def test_what_a_store_that_is_away_failed_is_tried_again_in_every_mode(del
     delivery.store.failure = None
     await delivery.report(sent)
     assert words(await delivery.write("default", kind="BucketStateStore")) == [("status", "a", "True")]
+
+
+async def test_the_version_is_of_what_is_written_now_though_a_verdict_was_lost_or_nothing_had_to_be_written(
+    delivery: Delivery,
+) -> None:
+    platform = delivery.platform
+    platform.destination("worker-1", "bucket/default")
+    delivery.place("a", b"1")
+    await delivery.report(await delivery.write("a"))
+    first = delivery.status("a")["versionID"]
+    delivery.place("a", b"2")
+    await delivery.write("a")  # and its verdict is lost
+    (verdict,) = await delivery.write("a")
+    assert isinstance(verdict.message, Verdict)
+    second = verdict.message.fields.get("versionID")
+    assert second not in {None, first}
+    await delivery.report([verdict])
+    assert delivery.status("a")["versionID"] == second
+    assert await delivery.write("a") == [], "all is said"
+    delivery.store.failure = StoreUnavailable("out of order")
+    await delivery.report(await delivery.write("a"))
+    delivery.store.failure = None
+    await delivery.report(await delivery.write("a"))
+    assert delivery.status("a")["versionID"] == second
+    words_ = "successfully written to Destination: worker-1 with versionID"
+    events = platform.events("a", "WorkPlacement")
+    told = {message: count for _, reason, message, count in events if reason == "WorkloadsWrittenToStateStore"}
+    assert told == {f"{words_}: {first}": 1, f"{words_}: {second}": 2}

@@ -353,6 +353,11 @@ def test_a_placement_tells_of_each_version_once() -> None:
     assert fact.message == "successfully written to Destination: d with versionID: v1"
     assert conditions.event_of(written, placed(written)) is None
     assert conditions.event_of(conditions.placement_written(PLACEMENT, "v2"), placed(written)) is not None
+    same = written.model_copy(update={"fields": {}})
+    assert conditions.event_of(same, placed(written)) is None, "the version stays"
+    again = conditions.event_of(same, placed(written, conditions.placement_failed(PLACEMENT, "why")))
+    assert again is not None
+    assert again.message == "successfully written to Destination: d with versionID: v1"
     failed = conditions.event_of(conditions.placement_failed(PLACEMENT, "why"), placed(written))
     assert failed is not None
     assert (failed.type, failed.reason) == ("Warning", "FailedWriteToDestination")
