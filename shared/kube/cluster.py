@@ -28,7 +28,8 @@ PLURALS: Final[Mapping[str, tuple[str, str]]] = {
 
 PAGE: Final = 500  # objects a list call; the API server's own clients use the same
 _LIST_RESTARTS: Final = 3
-_METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 Key = tuple[str, str]  # namespace ("" for cluster-scoped) and name
 
@@ -53,13 +54,17 @@ class Cluster:
         """Give back connections."""
         await self._connection.close()
 
-    async def get(self, kind: str, namespace: str, name: str, deadline: Deadline) -> Object | None:
+    async def get(
+        self, kind: str, namespace: str, name: str, deadline: Deadline, *, metadata_only: bool = False
+    ) -> Object | None:
         """Return an object, or None where there is none of that name.
 
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
-        return await self._connection.call("GET", _path(kind, namespace, name), deadline, missing_is_none=True)
+        accept = _METADATA if metadata_only else "application/json"
+        path = _path(kind, namespace, name)
+        return await self._connection.call("GET", path, deadline, missing_is_none=True, accept=accept)
 
     async def list_all(
         self, kind: str, deadline: Deadline, labels: Mapping[str, str] | None = None, *, metadata_only: bool = False
@@ -79,7 +84,7 @@ class Cluster:
         query: dict[str, str] = {"limit": str(PAGE)}
         if labels:
             query["labelSelector"] = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-        accept = _METADATA_ONLY if metadata_only else "application/json"
+        accept = _METADATA_LIST if metadata_only else "application/json"
         found: list[Object] = []
         restarts = 0
         while True:
@@ -103,7 +108,13 @@ class Cluster:
             query["continue"] = token
 
     async def read_many(
-        self, kind: str, keys: Collection[Key], deadline: Deadline, *, list_above: int | None = None
+        self,
+        kind: str,
+        keys: Collection[Key],
+        deadline: Deadline,
+        *,
+        list_above: int | None = None,
+        metadata_only: bool = False,
     ) -> dict[Key, Object]:
         """Return those of the named objects that exist: one by one if they are few, else by one list.
 
@@ -112,17 +123,19 @@ class Cluster:
             keys: namespaces and names.
             deadline: of the calls.
             list_above: how many are not few any more; None for the settings' number.
+            metadata_only: as `list_all`.
 
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
         if len(keys) > (list_above or self._settings.list_above):
             wanted = set(keys)
-            listed = {key_of(obj): obj for obj in await self.list_all(kind, deadline)}
+            objects = await self.list_all(kind, deadline, metadata_only=metadata_only)
+            listed = {key_of(obj): obj for obj in objects}
             return {key: obj for key, obj in listed.items() if key in wanted}
         ordered = sorted(keys)
-        objects = await together(self.get(kind, *key, deadline) for key in ordered)
-        return {key: obj for key, obj in zip(ordered, objects, strict=True) if obj is not None}
+        found = await together(self.get(kind, *key, deadline, metadata_only=metadata_only) for key in ordered)
+        return {key: obj for key, obj in zip(ordered, found, strict=True) if obj is not None}
 
     async def patch_status(self, obj: Object, status: Object, deadline: Deadline) -> Object | None:
         """Merge into an object's status, if the object is still as it was read; None where it is gone.

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shared.deadline import Deadline
-from shared.errors import LandfallError, first
+from shared.errors import LandfallError, OutOfTime, StoreUnavailable, first
 from shared.kube import Cluster, Clusters, Key
 from shared.messages import Reference
 from shared.observability import log_unexpected
-from shared.plan import Outcome
+from shared.plan import Outcome, Written
 from shared.queues import Outgoing
 from shared.reconcile.connections import Connections
 from shared.settings import Settings
@@ -126,3 +126,8 @@ def retry(
         return []
     again = reference.model_copy(update={"attempt": reference.attempt + 1, "why": "retry"})
     return [Outgoing(queue, again, origin, settings.retry_delays_seconds[reference.attempt])]
+
+
+def may_have_written(outcome: Outcome | None) -> bool:
+    """Whether a write has changed files, or may have before it failed."""
+    return outcome.changed if isinstance(outcome, Written) else isinstance(outcome, StoreUnavailable | OutOfTime)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from shared import conditions
 from shared.deadline import Deadline
-from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreError, StoreUnavailable
+from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreError
 from shared.kube import Cluster, Key, Object
 from shared.messages import Reference, Verdict
 from shared.observability import logger
-from shared.plan import Edit, Outcome, Written
+from shared.plan import Edit, Outcome
 from shared.queues import Outgoing
-from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, retry
+from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, may_have_written, retry
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import Write, decide, says_nothing_new
 from shared.reconcile.store_batch import check_all, write_all
@@ -206,7 +206,7 @@ class _Batch:
         written = {
             key: write
             for key, write in self.writes.items()
-            if write.destination.spec.cleanup == "all" and _may_have_written(outcomes[write.edit.id])
+            if write.destination.spec.cleanup == "all" and may_have_written(outcomes[write.edit.id])
         }
         if not written:
             return []
@@ -228,11 +228,6 @@ class _Batch:
             for key, obj in now.items()
             if obj["metadata"].get("deletionTimestamp")
         ]
-
-
-def _may_have_written(outcome: Outcome) -> bool:
-    """Whether a write has changed files, or may have before it failed."""
-    return outcome.changed if isinstance(outcome, Written) else isinstance(outcome, StoreUnavailable | OutOfTime)
 
 
 def _undoing(edit: Edit) -> Edit:

@@ -9,16 +9,17 @@ from shared.deadline import Deadline
 from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreError, StateStoreNotReady
 from shared.kube import Cluster, Key, Object, key_of, together
 from shared.messages import Reference, Verdict
-from shared.plan import Edit, Outcome, Written
+from shared.plan import Outcome, Written
 from shared.queues import Outgoing
 from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, retry
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import decide
-from shared.reconcile.placing import Target, by_placement, limits_of
-from shared.reconcile.store_batch import read_all, write_all
+from shared.reconcile.placement_writes import write_targets
+from shared.reconcile.placing import Target
+from shared.reconcile.second_look import SecondLook
 from shared.reconcile.unsaid import unsaid
 from shared.reconcile.view import StoreKey, View, store_key
-from shared.resources import STORE_KINDS, Destination, StateStore
+from shared.resources import STORE_KINDS, Destination
 from shared.settings import Settings
 from shared.works import DESTINATION_LABEL, REPO_FINALIZER, STATE_FILE_FINALIZER
 
@@ -52,6 +53,8 @@ async def write_documents(
             else:
                 outgoing += batch.outgoing(key, outcome, connections.settings)
         outgoing += batch.retries(outcomes, connections.settings)
+        look = SecondLook(batch.view, batch.targets, outcomes, batch.origins)
+        outgoing += await look.take(cluster, connections, deadline)
         return failures, outgoing
 
     return await for_each_cluster(by_cluster(messages, connections.clusters), write, connections, deadline)
@@ -164,37 +167,8 @@ class _Batch:
 
     async def write(self, cluster: Cluster, connections: Connections, deadline: Deadline) -> dict[Key, Outcome | None]:
         """Write everything; None stands for a WorkPlacement that is let go without a write."""
-        unreadable = await self._read_records(cluster, connections, deadline)
-        made: list[tuple[Edit, list[Key]]] = []
-        edits: dict[str, tuple[StateStore, Edit]] = {}
-        outcomes: dict[Key, Outcome | None] = dict(self.outcomes)
-        for key, target in self.targets.items():
-            if key in unreadable:
-                continue
-            kept = [root for _, root in self.view.roots(target.store).values()]
-            for edit, keys in target.edits(limits_of(connections.settings), kept):
-                made.append((edit, keys))
-                edits[edit.id] = (target.store, edit)
-            outcomes |= {wanted: error for wanted, error in target.refused.items() if wanted in target.wanted}
-        written = await write_all(edits, cluster, connections, deadline)
-        return outcomes | by_placement(made, written)
-
-    async def _read_records(self, cluster: Cluster, connections: Connections, deadline: Deadline) -> set[Key]:
-        """Read the records of mode none; return the Destinations whose records could not be read."""
-        wanted = {key: target for key, target in self.targets.items() if target.record_paths()}
-        if not wanted:
-            return set()
-        unreadable: set[Key] = set()
-        asked = {key: (target.store, target.record_paths()) for key, target in wanted.items()}
-        answers = await read_all(asked, cluster, connections, deadline)
-        for key, target in wanted.items():
-            answer = answers[key]
-            if isinstance(answer, LandfallError):
-                self.outcomes.update(dict.fromkeys(target.wanted, answer))
-                unreadable.add(key)
-            else:
-                target.records = answer
-        return unreadable
+        written = await write_targets(self.targets, self.view, cluster, connections, deadline)
+        return {**self.outcomes, **written}
 
     def _target(self, key: Key, *, leaving: bool) -> Target | None:
         """Return where a Destination's documents go; None where it has none, as its directory is another's.
