@@ -23,9 +23,7 @@ from shared.reconcile.placing import Target
 from shared.reconcile.view import View, store_key
 from shared.works import DESTINATION_LABEL, WorkPlacement
 
-_FEW = (
-    20  # are asked for one by one; for more, one list of all WorkPlacements' metadata is less work for the API server
-)
+_FEW = 20  # are asked for one by one; for more, one list of all the metadata is less work for the API server
 
 
 @dataclass
