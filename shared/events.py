@@ -217,10 +217,10 @@ def _only_status(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
         return False
     conditions = (obj.get("status") or {}).get("conditions") or ()
     telling = _TELLING.get(str(obj.get("kind")), "Ready")
-    return any(
-        condition.get("type") == telling and condition.get("observedGeneration") == metadata["generation"]
-        for condition in conditions
-    )
+    told: Mapping[str, Any] = next((condition for condition in conditions if condition.get("type") == telling), {})
+    if told.get("reason") == "DestinationFinalizerUpdateFailed" and not metadata.get("deletionTimestamp"):
+        return False  # the finalizers are as they should be by now, so what waited for them may begin
+    return bool(told.get("observedGeneration") == metadata["generation"])
 
 
 def _attribute(holder: Mapping[str, Any], key: str) -> str:

@@ -26,7 +26,7 @@ _KEPT: Final = (
     "finalizers",
 )
 # By what an event can be known as an echo of the functions' own reports (shared.events).
-_KEPT_OF_CONDITION: Final = ("type", "status", "observedGeneration")
+_KEPT_OF_CONDITION: Final = ("type", "status", "reason", "observedGeneration")
 _LARGE: Final = 16 * 1024  # bytes of an event's JSON; a usual one has under 1,000
 
 

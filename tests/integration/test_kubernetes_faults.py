@@ -225,12 +225,19 @@ async def test_a_finalizer_that_the_api_refuses_is_told_with_its_words(
     runtime: LocalRuntime, platform: Platform, minio: Minio, api_proxy: KubernetesProxy
 ) -> None:
     bucket = declare_bucket(platform, minio)
-    api_proxy.fail("patch", "destinations", "worker-1", Answer.error(422, "Invalid", "finalizers are not allowed here"))
+
+    async def refuse_finalizers(asked: Asked, forward: Forward) -> Answer | None:
+        refused = asked.is_("patch", "destinations", "worker-1")
+        return Answer.error(422, "Invalid", "finalizers are not allowed here") if refused else None
+
+    api_proxy.fault = refuse_finalizers
     platform.destination("worker-1", "bucket/default", cleanup="all")
     why = await platform.wait_reason("worker-1", "DestinationFinalizerUpdateFailed")
     assert "finalizers are not allowed here" in why
+    await runtime.idle()
     assert minio.keys(bucket) == [], "nothing is written before the finalizer is there"
-    await runtime.resync()
+    api_proxy.fault = None
+    await runtime.resync()  # the one that sets the finalizer; what waited for it waits for no other
     await platform.wait_ready("worker-1")
     assert finalizers(platform, "worker-1") == [FINALIZER]
     await runtime.idle()

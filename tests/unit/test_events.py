@@ -20,6 +20,11 @@ DESTINATION: dict[str, Any] = {
 }
 
 
+CLEANED = {**DESTINATION["spec"], "cleanup": "all"}
+DELETED = "2026-01-01T00:00:00Z"
+UNSET = "DestinationFinalizerUpdateFailed"
+
+
 def event(name: str) -> Any:
     return json.loads((EVENTS / f"{name}.json").read_text())
 
@@ -68,8 +73,9 @@ def test_a_state_store_and_a_secret_are_followed_too() -> None:
     assert (secret.reference.kind, secret.reference.namespace) == ("Secret", "default")
 
 
-def with_ready(generation: int, **metadata: Any) -> dict[str, Any]:
-    ready = {"type": "Ready", "status": "True", "observedGeneration": generation}
+def with_ready(generation: int, reason: str = "", **metadata: Any) -> dict[str, Any]:
+    ready = {"type": "Ready", "status": "False" if reason else "True", "observedGeneration": generation}
+    ready |= {"reason": reason} if reason else {}
     return {
         **DESTINATION,
         "metadata": {**DESTINATION["metadata"], **metadata},
@@ -84,16 +90,32 @@ def with_ready(generation: int, **metadata: Any) -> dict[str, Any]:
         pytest.param("MODIFIED", with_ready(2), False, id="status about an older generation"),
         pytest.param("MODIFIED", DESTINATION, False, id="no status yet"),
         pytest.param("ADDED", with_ready(3), False, id="a forwarder that starts anew asks for a look"),
-        pytest.param("MODIFIED", with_ready(2, deletionTimestamp="2026-01-01T00:00:00Z"), False, id="being deleted"),
-        pytest.param("MODIFIED", with_ready(3, deletionTimestamp="2026-01-01T00:00:00Z"), True, id="a failed clean-up"),
+        pytest.param("MODIFIED", with_ready(2, deletionTimestamp=DELETED), False, id="being deleted"),
+        pytest.param("MODIFIED", with_ready(3, deletionTimestamp=DELETED), True, id="a failed clean-up"),
         pytest.param(
             "MODIFIED", with_ready(3, finalizers=["kratix.io/destination-cleanup"]), False, id="a finalizer to remove"
         ),
         pytest.param(
             "MODIFIED",
-            {**with_ready(3), "spec": {**DESTINATION["spec"], "cleanup": "all"}},
+            {**with_ready(3), "spec": CLEANED},
             False,
             id="a finalizer to add",
+        ),
+        pytest.param(
+            "MODIFIED",
+            {**with_ready(3, UNSET, finalizers=["kratix.io/destination-cleanup"]), "spec": CLEANED},
+            False,
+            id="a finalizer that is there after all",
+        ),
+        pytest.param("MODIFIED", with_ready(3, UNSET), False, id="a finalizer that is gone after all"),
+        pytest.param(
+            "MODIFIED",
+            {
+                **with_ready(3, UNSET, finalizers=["kratix.io/destination-cleanup"], deletionTimestamp=DELETED),
+                "spec": CLEANED,
+            },
+            True,
+            id="a finalizer that holds what is cleaned up",
         ),
     ],
 )

@@ -102,9 +102,9 @@ def test_what_is_told_is_a_reference_and_what_an_echo_is_known_by() -> None:
         "managedFields": [{}],
         "finalizers": ["kratix.io/destination-cleanup"],
     }
-    condition = {"type": "Ready", "status": "False", "observedGeneration": 1, "message": "the server's words"}
+    kept = {"type": "Ready", "status": "False", "reason": "StateStoreNotReady", "observedGeneration": 1}
     spec = {"cleanup": "all", "path": "a"}
-    whole = obj(metadata=metadata, spec=spec, status={"conditions": [condition]})
+    whole = obj(metadata=metadata, spec=spec, status={"conditions": [kept | {"message": "the server's words"}]})
     told = Changes().see(KIND["Destination"], "ADDED", whole)
     assert told is not None
     assert json.loads(told.text("production")) == {
@@ -121,7 +121,7 @@ def test_what_is_told_is_a_reference_and_what_an_echo_is_known_by() -> None:
                 "finalizers": ["kratix.io/destination-cleanup"],
             },
             "spec": {"cleanup": "all"},
-            "status": {"conditions": [{"type": "Ready", "status": "False", "observedGeneration": 1}]},
+            "status": {"conditions": [kept]},
         },
     }
     (change,) = decode(told.text("production"))
