@@ -206,11 +206,38 @@ async def test_a_pack_over_the_limit_is_broken_off(git_server: GitServer) -> Non
             await writer.write([edit({"a": b"1"})], soon())
 
 
+ALIKE = os.urandom(600_000)  # what Git keeps of a second one is a delta of a few bytes
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"zeros": bytes(3_000_000)}, {"alike-1": ALIKE, "alike-2": ALIKE + b"!"}],
+    ids=["compressed", "a-delta"],
+)
+@pytest.mark.parametrize("allow_filter", [True, False], ids=["filters", "no-filters"])
+async def test_a_small_pack_that_inflates_to_more_than_the_limit_is_refused(
+    git_server: GitServer, files: dict[str, bytes], allow_filter: bool
+) -> None:
+    repository = git_server.create_repository(allow_filter=allow_filter)
+    repository.commit_files(files)
+    repository.git("repack", "-a", "-d", "-q")
+    async with writer_to(git_server, repository.https_url, max_pack_bytes=1_000_000) as writer:
+        with pytest.raises(TooLarge, match=r"inflated: .* LANDFALL_MAX_PACK_BYTES"):
+            await writer.read_many(list(files), soon())
+        if allow_filter:  # what is not sent is not in the way
+            await version_of(writer, {"a": b"1"})
+        else:
+            with pytest.raises(TooLarge, match=r"inflated: .* LANDFALL_MAX_PACK_BYTES"):
+                await writer.write([edit({"a": b"1"})], soon())
+    async with writer_to(git_server, repository.https_url) as writer:
+        assert await writer.read_many(list(files), soon()) == files
+
+
 async def test_a_file_over_the_limit_is_not_read(git_server: GitServer) -> None:
     repository = git_server.create_repository()
     repository.commit_files({"big": b"x" * 1001})
     async with writer_to(git_server, repository.https_url, max_file_bytes=1000) as writer:
-        with pytest.raises(TooLarge, match="LANDFALL_MAX_FILE_BYTES"):
+        with pytest.raises(TooLarge, match="'big' is over LANDFALL_MAX_FILE_BYTES"):
             await writer.read("big", soon())
 
 

@@ -1,7 +1,7 @@
 """A batch of edits carried out on a branch: plan, push, settle what is unknown, try again when others were first."""
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -89,9 +89,9 @@ class Changeset:
 
         return self._retried(fresh)
 
-    def blobs(self, shas: Collection[ObjectID]) -> dict[ObjectID, bytes]:
-        """Return files' contents by their ids."""
-        return self._retried(lambda: self._open().contents(shas)) if shas else {}
+    def blobs(self, files: Mapping[ObjectID, str]) -> dict[ObjectID, bytes]:
+        """Return files' contents by their ids; `files` are their paths by their ids."""
+        return self._retried(lambda: self._open().contents(files)) if files else {}
 
     def check(self) -> None:
         """Authenticate for a push, and see the branch or its absence."""

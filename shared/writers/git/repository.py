@@ -4,9 +4,10 @@ import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from dulwich.client import FetchPackResult
@@ -21,13 +22,14 @@ from dulwich.errors import (
 from dulwich.object_format import SHA1
 from dulwich.object_store import ObjectStoreGraphWalker
 from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tree
-from dulwich.pack import PackData, UnpackedObject, UnpackedObjectIterator, pack_objects_to_data
+from dulwich.pack import UnpackedObject, chunks_length, pack_objects_to_data
 from dulwich.refs import Ref
 
 from shared.errors import AccessDenied, LandfallError, StateStoreNotReady, StoreNotFound, StoreUnavailable, TooLarge
 from shared.writers.git import answers
 from shared.writers.git.answers import RemoteText
 from shared.writers.git.endpoint import Endpoint
+from shared.writers.git.pack import objects as objects_of
 from shared.writers.git.session import ConnectionLost, Session
 from shared.writers.git.trees import Trees
 
@@ -120,11 +122,14 @@ class Repository:
         with self._translated():
             self._client = endpoint.client(session)
 
-    def fetch(self, blobs: AbstractSet[ObjectID] = frozenset()) -> Snapshot:
+    def fetch(self, blobs: Mapping[ObjectID, str] = MappingProxyType({})) -> Snapshot:
         """Return the branch with all its trees and no files' contents, as far as the server can leave those out.
 
         Args:
-            blobs: ids of files whose contents are wanted too; the server then is asked to leave nothing out.
+            blobs: by id, paths of files whose contents are wanted too; the server then is asked to leave nothing out.
+
+        Raises:
+            TooLarge: it is more than the settings allow.
         """
         pack = io.BytesIO()
         wanted: list[ObjectID] = []
@@ -145,36 +150,42 @@ class Repository:
             raw: dict[bytes, bytes] = {}
             contents: dict[ObjectID, bytes] = {}
             root = None
-            for unpacked in _objects(pack):
+            for unpacked in self._objects(pack):
                 if unpacked.obj_type_num == Tree.type_num:
                     raw[_id(unpacked)] = b"".join(unpacked.obj_chunks or ())
                 elif unpacked.obj_type_num == Commit.type_num and _id(unpacked) == wanted[0]:
                     root = _tree_of(b"".join(unpacked.obj_chunks or ()))
                 elif blobs and unpacked.obj_type_num == Blob.type_num and (sha := _id(unpacked)) in blobs:
-                    contents[sha] = b"".join(unpacked.obj_chunks or ())
+                    contents[sha] = self._content(unpacked, blobs[sha])
         if root is None:
             raise StoreUnavailable(f"{self._endpoint.remote} sent a pack without the branch's commit")
         return Snapshot(tip, wanted[0], root, raw, contents)
 
-    def contents(self, shas: Collection[ObjectID]) -> dict[ObjectID, bytes]:
+    def contents(self, files: Mapping[ObjectID, str]) -> dict[ObjectID, bytes]:
         """Return files' contents by their ids.
 
         Servers that give out only what a branch points at make this a fetch of the whole tree with all contents.
+
+        Args:
+            files: their paths by their ids.
+
+        Raises:
+            TooLarge: one of them, or all that has to be fetched for them, is more than the settings allow.
         """
         pack = io.BytesIO()
         found: dict[ObjectID, bytes] = {}
         try:
             with self._translated():
-                self._fetch_pack(lambda _: list(shas), pack)
-                for unpacked in _objects(pack):
-                    if (sha := _id(unpacked)) in shas:
-                        found[sha] = b"".join(unpacked.obj_chunks or ())
+                self._fetch_pack(lambda _: list(files), pack)
+                for unpacked in self._objects(pack):
+                    if (sha := _id(unpacked)) in files:
+                        found[sha] = self._content(unpacked, files[sha])
         except StoreUnavailable:
             self._session.check()
-        missing = set(shas) - set(found)
+        missing = {sha: path for sha, path in files.items() if sha not in found}
         if missing:
             found |= self.fetch(blobs=missing).blobs
-        if not found.keys() >= set(shas):
+        if not found.keys() >= files.keys():
             raise StoreUnavailable(f"{self._endpoint.remote} does not give out a file of the branch")
         return found
 
@@ -274,6 +285,17 @@ class Repository:
                     raise
         raise AssertionError  # the loop's last round returns or raises
 
+    def _objects(self, pack: io.BytesIO) -> Iterator[UnpackedObject]:
+        return objects_of(pack, self._session.settings.max_pack_bytes, str(self._endpoint.remote))
+
+    def _content(self, unpacked: UnpackedObject, path: str) -> bytes:
+        """Return a file's content, which is in memory twice for a moment; one that is too large never is."""
+        chunks = unpacked.obj_chunks or []
+        most = self._session.settings.max_file_bytes
+        if chunks_length(chunks) > most:
+            raise TooLarge(f"{path!r} is over LANDFALL_MAX_FILE_BYTES ({most} bytes)")
+        return b"".join(chunks)
+
     def _tip(self, refs: Mapping[Ref, ObjectID]) -> ObjectID | None:
         tip = refs.get(self._ref)
         self._check_format(next(iter(refs.values()), None))
@@ -319,17 +341,6 @@ class Repository:
         if "maximum" in words:
             return TooLarge(f"{host} finds the commit too large: raise the server's limit: {words}")
         return StoreUnavailable(f"{host} could not take the commit: {words}")
-
-
-def _objects(pack: io.BytesIO) -> Iterator[UnpackedObject]:
-    if not pack.tell():
-        return
-    data = PackData.from_file(io.BytesIO(pack.getvalue()), SHA1)
-    try:
-        data.check()
-        yield from UnpackedObjectIterator.for_pack_data(data)
-    finally:
-        data.close()
 
 
 def _id(unpacked: UnpackedObject) -> ObjectID:

@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar
 from dulwich.refs import Ref, check_ref_format
 
 from shared.deadline import Deadline
-from shared.errors import StateStoreNotReady, StoreUnavailable, TooLarge
+from shared.errors import StateStoreNotReady, StoreUnavailable
 from shared.plan import Edit, Outcome
 from shared.resources import GitStateStore, Secret
 from shared.settings import Settings
@@ -77,10 +77,7 @@ class GitWriter(Writer):
 
         def read(changeset: Changeset) -> dict[str, bytes]:
             found = changeset.find_files(wanted)
-            contents = changeset.blobs(set(found.values()))
-            for path, sha in found.items():
-                if len(contents[sha]) > self._settings.max_file_bytes:
-                    raise TooLarge(f"{path!r} is over LANDFALL_MAX_FILE_BYTES ({self._settings.max_file_bytes} bytes)")
+            contents = changeset.blobs({sha: path for path, sha in found.items()})
             return {path: contents[sha] for path, sha in found.items()}
 
         return await self._run(read, deadline) if wanted else {}
