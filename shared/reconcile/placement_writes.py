@@ -1,13 +1,14 @@
 """Bring what goes to Destinations into their State Stores: records are read, edits are made, all is written."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from shared.deadline import Deadline
+from shared.documents import Limits
 from shared.errors import LandfallError
 from shared.kube import Cluster, Key
 from shared.plan import Edit, Outcome
 from shared.reconcile.connections import Connections
-from shared.reconcile.placing import Target, by_placement, limits_of
+from shared.reconcile.placing import ROOM_BYTES, Target, limits_of
 from shared.reconcile.store_batch import read_all, write_all
 from shared.reconcile.view import View
 from shared.resources import StateStore
@@ -16,7 +17,10 @@ from shared.resources import StateStore
 async def write_targets(
     targets: Mapping[Key, Target], view: View, cluster: Cluster, connections: Connections, deadline: Deadline
 ) -> dict[Key, Outcome]:
-    """Write the WorkPlacements that are wanted, one changeset a State Store.
+    """Write the WorkPlacements that are wanted: one changeset a State Store, of what fits into memory at once.
+
+    A document inflates to a thousand times its size, so a batch that is small on its way here may be far larger than a
+    function. Edits are made while there is room for them, and written before more are made.
 
     Args:
         targets: by Destination.
@@ -26,21 +30,34 @@ async def write_targets(
         deadline: of this invocation.
 
     Returns:
-        What became of each WorkPlacement that is wanted; of some that cannot even be read, `refused` tells alone.
+        What became of each WorkPlacement that is wanted.
     """
     unreadable = await _read_records(targets, cluster, connections, deadline)
     outcomes = dict(unreadable)
-    made: list[tuple[Edit, list[Key]]] = []
     edits: dict[str, tuple[StateStore, Edit]] = {}
-    for target in targets.values():
-        if target.wanted & unreadable.keys():
-            continue
-        kept = [root for _, root in view.roots(target.store).values()]
-        for edit, keys in target.edits(limits_of(connections.settings), kept):
-            made.append((edit, keys))
-            edits[edit.id] = (target.store, edit)
+    placements: dict[str, list[Key]] = {}
+    written: dict[str, Outcome] = {}
+    room = ROOM_BYTES
+    readable = [target for target in targets.values() if not target.wanted & unreadable.keys()]
+    for store, edit, keys in _edits(readable, view, limits_of(connections.settings)):
+        size = sum(map(len, edit.files.values()))
+        if edits and size > room:
+            written |= await write_all(edits, cluster, connections, deadline)
+            edits, room = {}, ROOM_BYTES
+        edits[edit.id], placements[edit.id] = (store, edit), keys
+        room -= size
+    written |= await write_all(edits, cluster, connections, deadline)
+    for target in readable:
         outcomes |= {key: error for key, error in target.refused.items() if key in target.wanted}
-    return outcomes | by_placement(made, await write_all(edits, cluster, connections, deadline))
+    return outcomes | {key: written[edit_id] for edit_id, keys in placements.items() for key in keys}
+
+
+def _edits(targets: Collection[Target], view: View, limits: Limits) -> Iterator[tuple[StateStore, Edit, list[Key]]]:
+    """Yield each edit when it is asked for, with where it goes and the WorkPlacements that it is for."""
+    for target in targets:
+        kept = [root for _, root in view.roots(target.store).values()]
+        for edit, keys in target.edits(limits, kept):
+            yield target.store, edit, keys
 
 
 async def _read_records(

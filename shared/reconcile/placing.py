@@ -1,16 +1,20 @@
 """WorkPlacements to edits, in each of the three modes; what write-documents computes (spec section 6)."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from shared import documents, paths
 from shared.documents import Limits
 from shared.errors import InvalidObject, LandfallError
 from shared.kube import Key, Object
-from shared.plan import Edit, Outcome
+from shared.plan import Edit
 from shared.resources import Destination, StateStore
 from shared.works import WorkPlacement
+
+# Of documents, inflated, that are made into edits at a time: an eighth of the template's memory for write-documents, as
+# joining and packing them take the same again, and again.
+ROOM_BYTES: Final = 128 * 1024 * 1024
 
 
 @dataclass
@@ -103,22 +107,29 @@ class Target:
         The last good documents of a WorkPlacement that cannot be read any more are known to the file alone, so it is
         left as it is until that one is mended or deleted (spec section 8: no file of anyone is lost).
         """
+        filename = self.destination.spec.filepath.filename
         contents: list[bytes] = []
+        room = ROOM_BYTES
         keys = [key for key, placement in self._wanted() if placement.metadata.being_deleted]
         for key, placement in sorted(self.all.items(), key=lambda item: (item[1].name, item[0])):
             if placement.metadata.being_deleted:
                 continue
             try:
-                contents += documents.documents(placement, limits).values()
+                found = documents.documents(placement, limits).values()
+                size = sum(map(len, found))
+                if size > room:
+                    raise InvalidObject(f"with it {filename!r} holds over {ROOM_BYTES} bytes: use one more Destination")
+                contents += found
+                room -= size
                 if key in self.wanted:
                     keys.append(key)
             except LandfallError as error:
                 self.refused[key] = error
         lost = next((key for key in sorted(self.refused) if key in self.written), None)
         if lost is not None:
-            filename, why = self.destination.spec.filepath.filename, self.refused[lost]
             words = f"{filename!r} is left as it is: it holds documents of WorkPlacement {_id(lost)}, which cannot be"
-            self.refused |= dict.fromkeys(keys, InvalidObject(f"{words} read now ({why}); mend or delete that one"))
+            why = f"{words} written now ({self.refused[lost]}); mend or delete that one"
+            self.refused |= dict.fromkeys(keys, InvalidObject(why))
         elif keys:
             label = f"{self.destination.metadata.namespace}/{self.destination.name}"
             yield documents.aggregated_edit(f"aggregate {label}", self.destination, self.root, contents), keys
@@ -149,11 +160,6 @@ class Target:
 def limits_of(settings: Any) -> Limits:
     """Return the limits of the settings."""
     return Limits(settings.max_placement_files, settings.max_file_bytes, settings.max_placement_bytes)
-
-
-def by_placement(edits: Sequence[tuple[Edit, list[Key]]], outcomes: Mapping[str, Outcome]) -> dict[Key, Outcome]:
-    """Return what became of each WorkPlacement."""
-    return {key: outcomes[edit.id] for edit, keys in edits for key in keys}
 
 
 def _keeping(edit: Edit, kept: frozenset[str]) -> Edit:

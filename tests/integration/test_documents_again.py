@@ -37,11 +37,17 @@ class Store(MemoryWriter):
 
     Attributes:
         meanwhile: happens once, when the next write is on its way and has not arrived.
+        batches: how many edits each changeset had.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
 
     meanwhile: Callable[[], object] | None = None
 
     async def write(self, edits: Sequence[Edit], deadline: Deadline) -> dict[str, Outcome]:
+        self.batches.append(len(edits))
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             await asyncio.to_thread(meanwhile)
@@ -86,11 +92,11 @@ class Delivery:
         verdicts = {str(at): item.message for at, item in enumerate(sent) if isinstance(item.message, Verdict)}
         assert await report(verdicts, self.connections, Deadline.after(60)) == {}
 
-    async def settle(self, mode: str, *names: str) -> dict[str, bytes]:
+    async def settle(self, mode: str, *names: str, content: bytes = b"1") -> dict[str, bytes]:
         """Declare a Destination, and WorkPlacements that are written; return the files."""
         self.platform.destination("worker-1", "bucket/default", filepath={"mode": mode})
         for name in names:
-            self.place(name, b"1")
+            self.place(name, content)
         await self.report(await self.write(*names))
         return dict(self.store.files)
 
@@ -309,3 +315,38 @@ async def test_where_the_second_look_fails_everything_of_the_store_is_written_on
     assert words(await delivery.write("a")) == [("documents", "default", "attempt 0")]
     delivery.proxy.reset()
     assert await delivery.write("default", kind="BucketStateStore") == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "room", "batches"),
+    [
+        ("nestedByMetadata", 1000, [5]),
+        ("nestedByMetadata", 10, [2, 2, 1]),
+        ("nestedByMetadata", 3, [1, 1, 1, 1, 1]),
+        ("none", 1000, [5]),
+        ("none", 70, [2, 2, 1]),  # a record is 25 bytes
+        ("aggregatedYAML", 1000, [1]),
+    ],
+)
+async def test_a_batch_that_is_larger_than_memory_is_written_in_parts_and_any_other_as_one(
+    delivery: Delivery, monkeypatch: pytest.MonkeyPatch, mode: str, room: int, batches: list[int]
+) -> None:
+    monkeypatch.setattr("shared.reconcile.placement_writes.ROOM_BYTES", room)
+    names = "abcde"
+    files = await delivery.settle(mode, *names, content=b"12345")
+    assert delivery.store.batches == batches
+    monkeypatch.undo()
+    delivery.store.files.clear()
+    await delivery.write(*names)
+    assert delivery.store.files == files
+    assert all(delivery.status(name)["versionID"] for name in names)
+    monkeypatch.setattr("shared.reconcile.placement_writes.ROOM_BYTES", room)
+    delivery.platform.delete_object("workplacements", "a")
+    for name in names[1:]:
+        delivery.place(name, b"54321")
+    await delivery.report(await delivery.write(*names))
+    written = dict(delivery.store.files)
+    delivery.store.files.clear()
+    monkeypatch.undo()
+    await delivery.write("default", kind="BucketStateStore")
+    assert delivery.store.files == written

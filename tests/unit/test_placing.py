@@ -116,3 +116,11 @@ def test_the_one_file_of_all_has_one_order_whoever_of_equal_names_comes_first() 
         objects.append({**obj, "spec": spec, "metadata": {**obj["metadata"], "namespace": namespace, "uid": namespace}})
     for order in permutations(objects):
         assert aggregate(*order, wanted="w")[0] == [{"dev/aggregated.yaml": b"n\n---\nteam\n---\nx"}]
+
+
+def test_the_one_file_of_all_takes_no_more_than_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.reconcile.placing.ROOM_BYTES", 4)
+    old, new = [placement(name, FIRST, written=True) for name in ("aa", "bb")], placement("cc", LATER, written=False)
+    edits, refused = aggregate(*old, new, wanted="aa")
+    assert edits == [{"dev/aggregated.yaml": b"aa\n---\nbb"}]
+    assert refused == {"cc": "with it 'aggregated.yaml' holds over 4 bytes: use one more Destination"}
