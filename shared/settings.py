@@ -137,7 +137,7 @@ class Settings(BaseModel):
     max_file_bytes: int = Field(16 * 1024 * 1024, ge=1, description="of one document, inflated")
     max_placement_bytes: int = Field(64 * 1024 * 1024, ge=1, description="of one WorkPlacement's documents, inflated")
     max_placement_files: int = Field(10_000, ge=1, description="documents of one WorkPlacement")
-    max_pack_bytes: int = Field(512 * 1024 * 1024, ge=1, description="of a pack that is fetched, and of it inflated")
+    max_pack_bytes: int = Field(256 * 1024 * 1024, ge=1, description="of a pack that is fetched, and of it inflated")
 
     # Network safety. Loopback, link-local, private-metadata and unspecified addresses are refused unless listed here.
     allowed_networks: Networks = Field((), description="CIDRs that endpoints may resolve to although they are refused")
