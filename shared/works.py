@@ -1,5 +1,6 @@
 """Works and WorkPlacements: what is to be delivered, and to which Destination (spec sections 6 and 7)."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import Field
@@ -104,3 +105,8 @@ class WorkPlacement(Resource):
 
     def __str__(self) -> str:
         return f"WorkPlacement {self.metadata.namespace}/{self.name}"
+
+
+def destination_of(placement: Mapping[str, Any]) -> str:
+    """Return the Destination that a WorkPlacement's metadata names; empty where it names none."""
+    return str((placement["metadata"].get("labels") or {}).get(DESTINATION_LABEL, ""))

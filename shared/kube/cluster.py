@@ -290,6 +290,11 @@ def key_of(obj: Mapping[str, Any]) -> Key:
     return metadata.get("namespace") or "", metadata["name"]
 
 
+def uid_of(obj: Mapping[str, Any] | None) -> str:
+    """Return an object's uid; empty for one that is gone."""
+    return "" if obj is None else str(obj["metadata"].get("uid", ""))
+
+
 def _path(kind: str, namespace: str, name: str) -> str:
     prefix, plural = PLURALS[kind]
     return f"{prefix}{_scope(namespace)}/{plural}/{quote(name, safe='')}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from shared import conditions
 from shared.deadline import Deadline
 from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreError
-from shared.kube import Cluster, Key, Object
+from shared.kube import Cluster, Key, uid_of
 from shared.messages import Reference, Verdict
 from shared.observability import logger
 from shared.plan import Edit, Outcome
@@ -212,7 +212,7 @@ class _Batch:
             return []
         try:
             now = await cluster.read_many("Destination", list(written), deadline)
-            gone = [write for key, write in written.items() if _uid(now.get(key)) != write.destination.metadata.uid]
+            gone = [write for key, write in written.items() if uid_of(now.get(key)) != write.destination.metadata.uid]
             if gone:
                 view = await View.of_all(self.view.cluster, cluster, deadline)
                 undone = [write for write in gone if view.owner(write.store, write.edit.root) is None]
@@ -232,7 +232,3 @@ class _Batch:
 
 def _undoing(edit: Edit) -> Edit:
     return replace(edit, files={}, remove=frozenset(edit.files))
-
-
-def _uid(obj: Object | None) -> str:
-    return "" if obj is None else str(obj["metadata"].get("uid", ""))

@@ -16,7 +16,7 @@ from shared.reconcile.decisions import Decision, decide, says_nothing_new
 from shared.reconcile.view import StoreKey, View
 from shared.resources import STORE_KINDS
 from shared.settings import Settings
-from shared.works import DESTINATION_LABEL
+from shared.works import destination_of
 
 
 async def decide_changes(
@@ -82,7 +82,7 @@ def decide_everything(
 
     def waits_to_be_let_go(obj: Object) -> bool:
         """Whether our finalizers hold a WorkPlacement that no State Store's message means."""
-        metadata, target = obj["metadata"], view.target(key_of(obj)[0], _destination_of(obj))
+        metadata, target = obj["metadata"], view.target(key_of(obj)[0], destination_of(obj))
         leaving = target is None or bool(metadata.get("deletionTimestamp"))
         return bool(metadata.get("finalizers")) and leaving and target not in reached
 
@@ -99,11 +99,7 @@ def decide_everything(
 
 def _placed(placements: Iterable[Object]) -> frozenset[str]:
     """Return the names of the Destinations that have WorkPlacements."""
-    return frozenset(name for obj in placements if (name := _destination_of(obj)))
-
-
-def _destination_of(placement: Object) -> str:
-    return str((placement["metadata"].get("labels") or {}).get(DESTINATION_LABEL, ""))
+    return frozenset(name for obj in placements if (name := destination_of(obj)))
 
 
 def _is_worth_a_look(change: Change) -> bool:

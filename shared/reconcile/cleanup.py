@@ -18,7 +18,7 @@ from shared.reconcile.sweeps import sweep, sweep_later
 from shared.reconcile.view import View
 from shared.resources import CLEANUP_FINALIZER, STORE_KINDS, Destination, StateStore
 from shared.settings import Settings
-from shared.works import DESTINATION_LABEL
+from shared.works import destination_of
 
 
 async def clean_up(
@@ -127,8 +127,8 @@ async def _delete_workplacements(
         return {}
     by_destination: dict[Key | None, list[Key]] = {}
     for obj in await cluster.list_all("WorkPlacement", deadline, metadata_only=True):
-        key, name = key_of(obj), (obj["metadata"].get("labels") or {}).get(DESTINATION_LABEL, "")
-        by_destination.setdefault(view.target(key[0], name), []).append(key)
+        key = key_of(obj)
+        by_destination.setdefault(view.target(key[0], destination_of(obj)), []).append(key)
     theirs = {edit_id: by_destination.get(task.key, []) for edit_id, (task, _) in leaving.items()}
     placements = {key for keys in theirs.values() for key in keys}
     await together(cluster.delete("WorkPlacement", namespace, name, deadline) for namespace, name in placements)

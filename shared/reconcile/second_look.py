@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from shared import documents
 from shared.deadline import Deadline
 from shared.errors import InvalidObject, LandfallError
-from shared.kube import Cluster, Key, Object, key_of, together
+from shared.kube import Cluster, Key, Object, key_of, together, uid_of
 from shared.observability import logger
 from shared.plan import Outcome
 from shared.queues import Outgoing
@@ -21,7 +21,7 @@ from shared.reconcile.connections import Connections
 from shared.reconcile.placement_writes import write_targets
 from shared.reconcile.placing import Target
 from shared.reconcile.view import View, store_key
-from shared.works import DESTINATION_LABEL, WorkPlacement
+from shared.works import DESTINATION_LABEL, WorkPlacement, destination_of
 
 _FEW = 20  # are asked for one by one; for more, one list of all the metadata is less work for the API server
 
@@ -61,7 +61,7 @@ class SecondLook:
                     known, obj = self.targets[key].all.get(one), now.get(one)
                     if obj is not None and (known is None or _differs(known, obj)):
                         again[one] = obj
-                    if known is not None and not known.metadata.being_deleted and _uid(obj) != known.metadata.uid:
+                    if known is not None and not known.metadata.being_deleted and uid_of(obj) != known.metadata.uid:
                         gone.setdefault(key, []).append(known)
             if gone:
                 again |= await self._remove(gone, cluster, connections, deadline)
@@ -96,7 +96,7 @@ class SecondLook:
         if not self._shares_a_file(key):
             return written
         target = self.targets[key]
-        theirs = {one for one, obj in now.items() if self.view.target(one[0], _destination_of(obj)) == key}
+        theirs = {one for one, obj in now.items() if self.view.target(one[0], destination_of(obj)) == key}
         return (target.all.keys() | theirs) - target.refused.keys()
 
     def _shares_a_file(self, key: Key) -> bool:
@@ -130,7 +130,7 @@ class SecondLook:
             living: list[Object] = []
             if owner is not None:
                 listed = await cluster.list_all("WorkPlacement", deadline, {DESTINATION_LABEL: owner.name})
-                living = [obj for obj in listed if view.target(key_of(obj)[0], _destination_of(obj)) == key]
+                living = [obj for obj in listed if view.target(key_of(obj)[0], destination_of(obj)) == key]
             leaving[key], inherited = _leaving(before, placements, living)
             heirs |= inherited
         for one, outcome in (await write_targets(leaving, view, cluster, connections, deadline)).items():
@@ -176,12 +176,4 @@ def _differs(known: WorkPlacement, obj: Object) -> bool:
     metadata = obj["metadata"]
     newer = (metadata.get("generation") or 0) > known.metadata.generation
     leaves = bool(metadata.get("deletionTimestamp")) and not known.metadata.being_deleted
-    return _uid(obj) != known.metadata.uid or newer or leaves
-
-
-def _uid(obj: Object | None) -> str:
-    return "" if obj is None else str(obj["metadata"].get("uid", ""))
-
-
-def _destination_of(obj: Object) -> str:
-    return str((obj["metadata"].get("labels") or {}).get(DESTINATION_LABEL, ""))
+    return uid_of(obj) != known.metadata.uid or newer or leaves

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from infra.local.runtime import LocalRuntime
+from tests.integration.kubernetes_proxy import KubernetesProxy, kubernetes_proxy
 from tests.servers.git import GitServer
 from tests.servers.kubernetes import KubernetesApi
 
@@ -46,3 +47,10 @@ async def runtime(cluster: KubernetesApi, git_server: GitServer) -> AsyncIterato
         kubeconfig=cluster.kubeconfig, environment=environment(git_server), resync_seconds=0
     ) as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api_proxy(cluster: KubernetesApi) -> AsyncIterator[KubernetesProxy]:
+    """What is between the functions and the cluster, where a module's runtime is `flow.behind_proxy`."""
+    async with kubernetes_proxy(cluster) as proxy:
+        yield proxy

@@ -84,27 +84,27 @@ async def written(platform: Platform, name: str, seconds: float = 30) -> None:
 
 async def failed(platform: Platform, name: str, seconds: float = 30) -> str:
     """Wait until a WorkPlacement says that it could not be written; return the sentence."""
-    await platform.until(
-        lambda: (
-            platform.condition("workplacements", name, "WriteSucceeded")[:2] == ("False", "WorkloadsFailedWrite")
-            and platform.condition("workplacements", name, "Ready") == ("False", "WorkloadsFailedWrite", "Failing")
+    told = await platform.seen(
+        lambda: platform.told("workplacements", name),
+        lambda told: (
+            told.get("WriteSucceeded", ())[:2] == ("False", "WorkloadsFailedWrite")
+            and told.get("Ready") == ("False", "WorkloadsFailedWrite", "Failing")
         ),
         f"{name} failed",
         seconds,
-        seen=lambda: platform.conditions("workplacements", name),
     )
-    return platform.condition("workplacements", name, "WriteSucceeded")[2]
+    return told["WriteSucceeded"][2]
 
 
 async def work_says(platform: Platform, name: str, reason: str, seconds: float = 30) -> str:
     """Wait until a Work's Ready has a reason; return the message of its ScheduleSucceeded."""
-    await platform.until(
-        lambda: platform.condition("works", name, "Ready")[1] == reason,
+    told = await platform.seen(
+        lambda: platform.told("works", name),
+        lambda told: told.get("Ready", ("", ""))[1] == reason,
         f"Work {name} {reason}",
         seconds,
-        seen=lambda: platform.conditions("works", name),
     )
-    return platform.condition("works", name, "ScheduleSucceeded")[2]
+    return told.get("ScheduleSucceeded", ("", "", ""))[2]
 
 
 def labels(placement: dict[str, Any] | None) -> dict[str, str]:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest_asyncio
+
 from infra.local.kubernetes_access import ClusterAccess
 from infra.local.queues import MemoryQueues
 from infra.local.runtime import LocalRuntime
@@ -34,6 +36,19 @@ async def running(
             yield runtime
     finally:
         await access.close()
+
+
+def behind_proxy(**variables: str) -> Any:
+    """Return a module's fixture `runtime`: the flow, its functions seeing the cluster through `api_proxy`."""
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="module")
+    async def runtime(
+        cluster: KubernetesApi, git_server: GitServer, api_proxy: KubernetesProxy
+    ) -> AsyncIterator[LocalRuntime]:
+        async with running(cluster, git_server, api_proxy, **variables) as running_:
+            yield running_
+
+    return runtime
 
 
 @dataclass

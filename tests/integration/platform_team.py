@@ -6,7 +6,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 
@@ -14,6 +14,8 @@ from tests.servers.kubernetes import KubernetesApi
 
 GROUP = "/apis/platform.kratix.io/v1alpha1"
 API_VERSION = "platform.kratix.io/v1alpha1"
+
+Seen = TypeVar("Seen")
 
 
 class Platform:
@@ -86,14 +88,10 @@ class Platform:
 
     async def wait_reason(self, name: str, reason: str, seconds: float = 30) -> str:
         """Wait until a Destination's Ready is False for a reason; return the message."""
-        seen: list[tuple[str, str, str]] = []
-
-        def so() -> bool:
-            seen.append(self.ready(name))
-            return seen[-1][:2] == ("False", reason)
-
-        await self.until(so, f"{name} {reason}", seconds, lambda: seen[-1])
-        return seen[-1][2]
+        told = await self.seen(
+            lambda: self.ready(name), lambda ready: ready[:2] == ("False", reason), f"{name} {reason}", seconds
+        )
+        return told[2]
 
     async def until(
         self, true: Callable[[], bool], what: str, seconds: float = 30, seen: Callable[[], object] = lambda: ""
@@ -107,6 +105,23 @@ class Platform:
         while not await asyncio.to_thread(true):
             assert time.monotonic() < end, f"not within {seconds} s: {what}; seen: {await asyncio.to_thread(seen)}"
             await asyncio.sleep(0.05)
+
+    async def seen(
+        self, look: Callable[[], Seen], wanted: Callable[[Seen], bool], what: str, seconds: float = 30
+    ) -> Seen:
+        """Wait until a look sees what is wanted, and return what that very look saw.
+
+        Raises:
+            AssertionError: none did in time; with what the last one saw instead.
+        """
+        looks: list[Seen] = []
+
+        def so() -> bool:
+            looks[:] = [look()]
+            return wanted(looks[0])
+
+        await self.until(so, what, seconds, lambda: looks)
+        return looks[0]
 
     def delete(self, kind: str, name: str) -> None:
         """Ask for an object's deletion."""
@@ -133,14 +148,10 @@ class Platform:
 
     async def wait_store(self, store: str, reason: str, seconds: float = 30) -> str:
         """Wait until a State Store's Ready has a reason; return the message."""
-        seen: list[tuple[str, str, str, str]] = []
-
-        def so() -> bool:
-            seen.append(self.store_ready(store))
-            return seen[-1][2] == reason
-
-        await self.until(so, f"{store} {reason}", seconds, lambda: seen[-1])
-        return seen[-1][3]
+        told = await self.seen(
+            lambda: self.store_ready(store), lambda ready: ready[2] == reason, f"{store} {reason}", seconds
+        )
+        return told[3]
 
     def finalizers(self, name: str, finalizers: list[str]) -> None:
         """Set a Destination's finalizers."""
@@ -171,8 +182,12 @@ class Platform:
 
     def condition(self, kind: str, name: str, of_type: str) -> tuple[str, str, str]:
         """Return status, reason and message of a condition; empty strings where it is not set."""
-        found = next((c for c in self.conditions(kind, name) if c["type"] == of_type), {})
-        return found.get("status", ""), found.get("reason", ""), found.get("message", "")
+        return self.told(kind, name).get(of_type, ("", "", ""))
+
+    def told(self, kind: str, name: str) -> dict[str, tuple[str, str, str]]:
+        """Return by type status, reason and message of the conditions of a Work or a WorkPlacement."""
+        conditions = self.conditions(kind, name)
+        return {c["type"]: (c["status"], c.get("reason", ""), c.get("message", "")) for c in conditions}
 
     def delete_object(self, kind: str, name: str) -> None:
         """Ask for the deletion of a Work or a WorkPlacement."""

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from infra.local.runtime import LocalRuntime
 from shared.messages import Reference, Verdict
-from tests.integration.flow import invocations, put_on, running
-from tests.integration.kubernetes_proxy import CUT, Answer, Asked, Forward, KubernetesProxy, kubernetes_proxy
+from tests.integration.flow import behind_proxy, invocations, put_on
+from tests.integration.kubernetes_proxy import CUT, Answer, Asked, Forward, KubernetesProxy
 from tests.integration.platform_team import GROUP, Platform, named
 from tests.integration.test_deletion import FINALIZER, finalizers
 from tests.integration.test_first_ready import READY, canaries, declare_bucket, declare_repository
 from tests.servers.git import GitServer
-from tests.servers.kubernetes import KubernetesApi
 from tests.servers.s3 import Minio
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -26,18 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 STATUS = ("patch", "destinations/status", "worker-1")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api_proxy(cluster: KubernetesApi) -> AsyncIterator[KubernetesProxy]:
-    async with kubernetes_proxy(cluster) as proxy:
-        yield proxy
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def runtime(
-    cluster: KubernetesApi, git_server: GitServer, api_proxy: KubernetesProxy
-) -> AsyncIterator[LocalRuntime]:
-    async with running(cluster, git_server, api_proxy) as running_:
-        yield running_
+runtime = behind_proxy()
 
 
 def error(status: int, **headers: str) -> Answer:

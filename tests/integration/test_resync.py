@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
 from infra.local.runtime import LocalRuntime
 from tests.contract import fault_proxy as s3
-from tests.integration.flow import invocations, running
-from tests.integration.kubernetes_proxy import KubernetesProxy, kubernetes_proxy
+from tests.integration.flow import behind_proxy, invocations
+from tests.integration.kubernetes_proxy import KubernetesProxy
 from tests.integration.platform_team import API_VERSION, GROUP, Platform, named
 from tests.integration.test_deletion import FINALIZER, finalizers, gone
 from tests.integration.test_first_ready import canaries, declare_bucket, declare_repository
 from tests.servers.git import GitServer
-from tests.servers.kubernetes import KubernetesApi
 from tests.servers.repository import Repository
 from tests.servers.s3 import Minio
 
@@ -26,18 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 README = {"README.md": b"# A repository for tests\n"}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api_proxy(cluster: KubernetesApi) -> AsyncIterator[KubernetesProxy]:
-    async with kubernetes_proxy(cluster) as proxy:
-        yield proxy
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def runtime(
-    cluster: KubernetesApi, git_server: GitServer, api_proxy: KubernetesProxy
-) -> AsyncIterator[LocalRuntime]:
-    async with running(cluster, git_server, api_proxy) as running_:
-        yield running_
+runtime = behind_proxy()
 
 
 async def two_ready(platform: Platform, minio: Minio, git_server: GitServer) -> tuple[str, Repository]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from infra.local.runtime import LocalRuntime
 from tests.integration.documents import declare_store, misplaced, written
-from tests.integration.flow import running
-from tests.integration.kubernetes_proxy import Answer, Asked, Forward, KubernetesProxy, kubernetes_proxy
+from tests.integration.flow import behind_proxy
+from tests.integration.kubernetes_proxy import Answer, Asked, Forward, KubernetesProxy
 from tests.integration.platform_team import Platform
 from tests.integration.test_documents import group
 from tests.servers.git import GitServer
-from tests.servers.kubernetes import KubernetesApi
 from tests.servers.s3 import Minio
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -23,18 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 FIRST, SECOND = "deps.a-5058f", "deps.b-5058f"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api_proxy(cluster: KubernetesApi) -> AsyncIterator[KubernetesProxy]:
-    async with kubernetes_proxy(cluster) as proxy:
-        yield proxy
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def runtime(
-    cluster: KubernetesApi, git_server: GitServer, api_proxy: KubernetesProxy
-) -> AsyncIterator[LocalRuntime]:
-    async with running(cluster, git_server, api_proxy) as running_:
-        yield running_
+runtime = behind_proxy()
 
 
 def fail_the_second(proxy: KubernetesProxy, verb: str) -> list[Asked]:

@@ -10,12 +10,11 @@ import pytest_asyncio
 
 from infra.local.runtime import LocalRuntime
 from tests.contract import fault_proxy as s3
-from tests.integration.flow import running, tapped
-from tests.integration.kubernetes_proxy import Answer, Asked, Forward, KubernetesProxy, kubernetes_proxy
+from tests.integration.flow import behind_proxy, tapped
+from tests.integration.kubernetes_proxy import Answer, Asked, Forward, KubernetesProxy
 from tests.integration.platform_team import Platform, named
 from tests.integration.test_first_ready import canaries, declare_bucket, declare_repository
 from tests.servers.git import GitServer
-from tests.servers.kubernetes import KubernetesApi
 from tests.servers.s3 import Minio
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -24,19 +23,7 @@ READY = ("Ready", "True", "StateStoreReady", "State store is ready")
 PREFIX = "Error validating state store permissions: "
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api_proxy(cluster: KubernetesApi) -> AsyncIterator[KubernetesProxy]:
-    async with kubernetes_proxy(cluster) as proxy:
-        yield proxy
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def runtime(
-    cluster: KubernetesApi, git_server: GitServer, api_proxy: KubernetesProxy
-) -> AsyncIterator[LocalRuntime]:
-    delays = ",".join(["1"] * 12)
-    async with running(cluster, git_server, api_proxy, LANDFALL_RETRY_DELAYS_SECONDS=delays) as running_:
-        yield running_
+runtime = behind_proxy(LANDFALL_RETRY_DELAYS_SECONDS=",".join(["1"] * 12))
 
 
 @pytest_asyncio.fixture(loop_scope="module")
