@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 # choosing it and the server's binding it.
 _PORTS = range(20000, 32000)
 _LOG_LINES = 40
-_given: set[int] = set()
+# One lock a port, held until this process ends. Test workers and other checkouts choose ports at the same time, and a
+# port that another one has chosen looks free until its server listens. Abstract names leave no files behind.
+_LOCK = "\0landfall-test-port-{}"
+_locks: list[socket.socket] = []
 
 # Becomes the server, beside a watcher that reads our end of a pipe: when the test run is killed outright, the pipe
 # closes and the watcher kills the server's whole process group, so that nothing is left behind.
@@ -45,16 +48,17 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on and that this process was not given before."""
+    """Return a port of 127.0.0.1 that nothing listens on; no process gets it again before this one has ended."""
     for port in random.sample(_PORTS, 500):
-        if port in _given:
-            continue
-        with socket.socket() as probe:
-            try:
+        lock = socket.socket(socket.AF_UNIX)
+        try:
+            lock.bind(_LOCK.format(port))
+            with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given.add(port)
+        except OSError:
+            lock.close()
+            continue
+        _locks.append(lock)
         return port
     raise ServerFailed("no free port on 127.0.0.1 between 20000 and 32000")
 

@@ -1,0 +1,96 @@
+"""What a test run says of itself: how far it is, in a log without a terminal, and how each suite did in the end."""
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+PROGRESS_SECONDS = 15.0
+
+_OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Report progress in lines where a terminal's dots would stay unseen until their line is full."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")  # a worker of pytest-xdist has none
+    if isinstance(terminal, pytest.TerminalReporter) and not terminal.isatty and terminal.verbosity == 0:
+        config.pluginmanager.register(Progress(terminal), "landfall-progress")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many tests ran in each suite, the folders below tests/, and the sum of their seconds."""
+    suites: dict[str, Counter[str]] = {}
+    seconds: Counter[str] = Counter()
+    for outcome, reports in terminalreporter.stats.items():
+        for report in reports:
+            if not isinstance(report, pytest.TestReport | pytest.CollectReport):
+                continue
+            parts = report.nodeid.split("::")[0].split("/")
+            suite = parts[1] if len(parts) > 2 else "tests"
+            if outcome in _OUTCOMES:
+                suites.setdefault(suite, Counter())[outcome] += 1
+            if isinstance(report, pytest.TestReport):
+                seconds[suite] += report.duration
+    if not suites:
+        return
+    terminalreporter.section("tests by suite")
+    for suite, counts in sorted(suites.items()):
+        by_outcome = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome])
+        terminalreporter.line(f"{suite:<12} {counts.total():>5} {seconds[suite]:>6.0f} s  ({by_outcome})")
+    total = sum(counts.total() for counts in suites.values())
+    terminalreporter.line(f"{'all':<12} {total:>5} {sum(seconds.values()):>6.0f} s")
+
+
+class Progress:
+    """A line every few seconds, and one for each failure at once, in place of a dot for each test."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+        self._began = time.monotonic()
+        self._total = self._done = self._failed = 0
+        self._running: dict[str, None] = {}  # test ids, in the order in which they began
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report, name="progress", daemon=True)
+
+    def pytest_sessionstart(self) -> None:
+        """Begin to report, also while long tests say nothing."""
+        self._thread.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Note what runs; pytest-xdist calls this for its workers' tests too."""
+        self._running[nodeid] = None
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Note what has ended."""
+        self._running.pop(nodeid, None)
+        self._done += 1
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Name a failure when it happens; its traceback comes at the end."""
+        if report.failed:
+            self._failed += 1
+            self._terminal.write_line(f"FAILED {report.nodeid} ({report.when})")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Leave the dots away: lines of ours would stand between them."""
+        if report.when == "call" and report.outcome in {"passed", "failed"} and not hasattr(report, "wasxfail"):
+            return report.outcome, "", ""
+        return None
+
+    def pytest_sessionfinish(self) -> None:
+        """End."""
+        self._ended.set()
+        self._thread.join()
+
+    def _report(self) -> None:
+        while not self._ended.wait(PROGRESS_SECONDS):
+            minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+            failed = f", {self._failed} failed" if self._failed else ""
+            files = dict.fromkeys(nodeid.partition("::")[0] for nodeid in list(self._running))
+            now = f": {', '.join(files)}" if files else ""
+            session = getattr(self._terminal, "_session", None)
+            total = getattr(session, "testscollected", 0) or "?"
+            self._terminal.write_line(f"[{minutes:3}:{seconds:02}] {self._done} of {total} tests done{failed}{now}")
