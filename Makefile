@@ -41,7 +41,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test chaos bench sam-local rie artifacts lint audit iam tables format lock clean distclean \
+.PHONY: help setup demo run test unit check compat chaos bench sam-local rie artifacts lint audit iam tables format lock clean distclean \
 	check-runtime-python check-python
 
 help: ## say what there is
@@ -56,10 +56,23 @@ run: $(LOCAL)/.installed ## run against the cluster of KUBECONFIG until Ctrl-C (
 
 setup: $(DEV)/.installed $(LOCAL)/.installed $(SAM)/.installed ## make the environments that the other targets make when they need them
 
-test: $(DEV)/.installed $(SAM)/.installed ## run all tests (PYTEST_ARGS="tests/unit -x")
+# A worker a core, each with servers of its own: a kube-apiserver's kinds and roles are everybody's. WORKERS=0 runs
+# tests in one process, one after the other. More than four would ask much of a machine's memory.
+PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),auto) --maxprocesses 4
+
+test: $(DEV)/.installed $(SAM)/.installed ## run all tests (PYTEST_ARGS="tests/contract -x", WORKERS=2)
 	@echo "Building the servers that tests run against, where they are not in $(CACHE) yet"
 	@$(BIN)/python -m tests.servers.build
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
+
+unit: $(DEV)/.installed ## run the tests that need no servers, in under a minute
+	@$(PYTEST) tests/unit $(PYTEST_ARGS)
+
+check: lint unit ## what to run before each commit: lint and unit
+
+compat: $(DEV)/.installed ## run what may come out otherwise on another Python (PYTHON=python3.11)
+	@$(BIN)/python -m tests.servers.build
+	@$(PYTEST) -m interpreter $(PYTEST_ARGS)
 
 chaos: $(DEV)/.installed ## shake everything for ten minutes, and compare the world with a model (MINUTES=…, SEED=…)
 	@$(BIN)/python -m tests.servers.build

@@ -1,8 +1,11 @@
 """What a test run says of itself: how far it is, in a log without a terminal, and how each suite did in the end."""
 
+import os
+import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Generator
 
 import pytest
 
@@ -22,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how many tests ran in each suite, the folders below tests/, and the sum of their seconds."""
     suites: dict[str, Counter[str]] = {}
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for outcome, reports in terminalreporter.stats.items():
         for report in reports:
             if not isinstance(report, pytest.TestReport | pytest.CollectReport):
@@ -44,15 +47,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 class Progress:
-    """A line every few seconds, and one for each failure at once, in place of a dot for each test."""
+    """A line every few seconds, and one for each failure at once, in place of a letter for each test."""
 
     def __init__(self, terminal: pytest.TerminalReporter) -> None:
         self._terminal = terminal
+        # Of our own: while a test runs in this process, its output is captured, and so would ours be.
+        self._log = os.fdopen(os.dup(sys.stdout.fileno()), "w")
         self._began = time.monotonic()
-        self._total = self._done = self._failed = 0
+        self._done = self._failed = 0
         self._running: dict[str, None] = {}  # test ids, in the order in which they began
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._report, name="progress", daemon=True)
+        terminal.showfspath = False
 
     def pytest_sessionstart(self) -> None:
         """Begin to report, also while long tests say nothing."""
@@ -71,26 +77,30 @@ class Progress:
         """Name a failure when it happens; its traceback comes at the end."""
         if report.failed:
             self._failed += 1
-            self._terminal.write_line(f"FAILED {report.nodeid} ({report.when})")
+            self._say(f"FAILED {report.nodeid} ({report.when})")
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Leave the dots away: lines of ours would stand between them."""
-        if report.when == "call" and report.outcome in {"passed", "failed"} and not hasattr(report, "wasxfail"):
-            return report.outcome, "", ""
-        return None
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_report_teststatus(self) -> Generator[None, tuple[str, str, str], tuple[str, str, str]]:
+        """Leave the letters away: lines of ours would stand between them."""
+        category, _, _ = yield
+        return category, "", ""
 
     def pytest_sessionfinish(self) -> None:
         """End."""
         self._ended.set()
         self._thread.join()
+        self._log.close()
 
     def _report(self) -> None:
         while not self._ended.wait(PROGRESS_SECONDS):
             minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+            total = getattr(getattr(self._terminal, "_session", None), "testscollected", 0)
+            doing = f"{self._done} of {total} tests done" if total else "collecting tests"
             failed = f", {self._failed} failed" if self._failed else ""
             files = dict.fromkeys(nodeid.partition("::")[0] for nodeid in list(self._running))
             now = f": {', '.join(files)}" if files else ""
-            session = getattr(self._terminal, "_session", None)
-            total = getattr(session, "testscollected", 0) or "?"
-            self._terminal.write_line(f"[{minutes:3}:{seconds:02}] {self._done} of {total} tests done{failed}{now}")
+            self._say(f"[{minutes:3}:{seconds:02}] {doing}{failed}{now}")
+
+    def _say(self, line: str) -> None:
+        self._terminal.flush()
+        print(line, file=self._log, flush=True)

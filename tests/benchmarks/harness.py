@@ -25,6 +25,7 @@ from typing import Literal
 
 from tests.benchmarks.results import Results, Row, SideRow
 from tests.benchmarks.servers import Servers
+from tests.progress import telling
 
 Role = Literal["ours", "peer", "floor"]
 
@@ -140,7 +141,9 @@ async def measure(
     rounds = work.rounds or rounds
     row = Row(work.name, work.measures, dict(work.targets), dict(work.limits))
     tell(f"\n{work.name}: {work.measures}")
-    async with work.open(servers) as sides:
+    async with contextlib.AsyncExitStack() as stack:
+        async with telling(lambda: "  setting up", tell):
+            sides = await stack.enter_async_context(work.open(servers))
         if [side.role for side in sides].count("ours") != 1:
             raise ValueError(f"{work.name}: exactly one side is ours")
         row.sides = [SideRow(side.name, side.role) for side in sides]
@@ -158,15 +161,22 @@ async def measure(
 
 async def _turn(side: Side, into: SideRow, number: int, tell: Callable[[str], None]) -> None:
     """Let a side have its turn; number 0 is the warm-up."""
+    started = time.perf_counter()
+
+    def progress() -> str:
+        doing = f"round {number}" if number else "warming up"
+        return f"  {side.name}: {doing}, {time.perf_counter() - started:.0f} s so far"
+
     try:
         if number == 0:
             if side.warm_up is not None:
-                began = time.perf_counter()
-                await side.warm_up()
-                tell(f"  {side.name}: warmed up in {time.perf_counter() - began:.1f} s")
+                async with telling(progress, tell):
+                    await side.warm_up()
+                tell(f"  {side.name}: warmed up in {time.perf_counter() - started:.1f} s")
             return
         load = os.getloadavg()[0]
-        done = await side.run()
+        async with telling(progress, tell):
+            done = await side.run()
     except NotRun as why:
         into.not_run = str(why)
         tell(f"  {side.name}: not run: {why}")

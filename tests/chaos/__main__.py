@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 from tests.chaos.run import chaos
@@ -39,6 +40,7 @@ def main() -> int:
                     names=chosen.names,
                     concurrency=chosen.concurrency,
                     log=chosen.log,
+                    say=partial(print, flush=True),
                 )
             )
     print(report)

@@ -7,7 +7,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.chaos.neighbours import Neighbours
 from tests.chaos.operations import DESTINATIONS, Destinations
 from tests.chaos.verdicts import Verdicts
 from tests.chaos.world import SECRETS, World
+from tests.progress import telling
 
 ROUNDS = 2  # of resync; the aim is that the first one is enough
 _CATCH_UP_SECONDS = 60.0
@@ -67,7 +68,14 @@ class Report:
 
 
 async def chaos(
-    world: World, *, seconds: float, seed: int, names: int = 20, concurrency: int = 1, log: Path | None = None
+    world: World,
+    *,
+    seconds: float,
+    seed: int,
+    names: int = 20,
+    concurrency: int = 1,
+    log: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Shake a world for so long, and compare it with the model when it is quiet again.
 
@@ -78,6 +86,7 @@ async def chaos(
         names: how many Destinations live at most.
         concurrency: processes a function.
         log: where the functions' output goes.
+        say: gets a line of progress from time to time.
     """
     journal = world.journal
     report = Report(seed, journal)
@@ -87,16 +96,24 @@ async def chaos(
     def reached(phase: str) -> None:
         report.phases[phase] = time.monotonic() - began
 
+    def progress() -> str:
+        minutes, passed = divmod(int(time.monotonic() - began), 60)
+        counts = f"{journal.operations.total()} operations, {journal.faults.total()} faults"
+        return f"[{minutes:3}:{passed:02}] {list(report.phases)[-1] if report.phases else 'starting'}; {counts}"
+
     kubeconfig = world.api.write_kubeconfig(world.api.token, url=world.proxies["kubernetes"].url(world.api.url))
-    async with LocalRuntime(
-        kubeconfig=kubeconfig,
-        environment=_environment(world),
-        resync_seconds=min(45.0, seconds / 2),
-        concurrency=concurrency,
-        first_redelivery_seconds=0.5,
-        log_path=log,
-        observe=seen.observe,
-    ) as runtime:
+    async with (
+        telling(progress, say),
+        LocalRuntime(
+            kubeconfig=kubeconfig,
+            environment=_environment(world),
+            resync_seconds=min(45.0, seconds / 2),
+            concurrency=concurrency,
+            first_redelivery_seconds=0.5,
+            log_path=log,
+            observe=seen.observe,
+        ) as runtime,
+    ):
         watching = asyncio.create_task(_watch(runtime, journal))
         faults = Faults(runtime, world.proxies, journal, seed)
         try:

@@ -1,0 +1,20 @@
+"""Every module of ours is read by the Python that runs the tests, whether a test of its own reaches it or not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_module_can_be_imported_without_a_warning() -> None:
+    files = [path.relative_to(ROOT) for folder in ("shared", "infra") for path in (ROOT / folder).rglob("*.py")]
+    names = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files}
+    handlers = sorted((ROOT / "functions").glob("*/*.py"))
+    assert len(names) > 60
+    assert handlers
+    program = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    command = [sys.executable, "-W", "error", "-c", program, *sorted(names), *(path.stem for path in handlers)]
+    search = [str(ROOT), *(str(path.parent) for path in handlers)]
+    done = subprocess.run(command, env={"PYTHONPATH": ":".join(search)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
