@@ -41,8 +41,8 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test unit check compat chaos bench sam-local rie artifacts lint audit iam tables format lock clean distclean \
-	check-runtime-python check-python
+.PHONY: help setup demo run test unit check compat servers chaos bench sam-local rie artifacts lint audit iam tables \
+	format lock clean distclean check-runtime-python check-python
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -60,9 +60,7 @@ setup: $(DEV)/.installed $(LOCAL)/.installed $(SAM)/.installed ## make the envir
 # tests in one process, one after the other. More than four would ask much of a machine's memory.
 PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),auto) --maxprocesses 4
 
-test: $(DEV)/.installed $(SAM)/.installed ## run all tests (PYTEST_ARGS="tests/contract -x", WORKERS=2)
-	@echo "Building the servers that tests run against, where they are not in $(CACHE) yet"
-	@$(BIN)/python -m tests.servers.build
+test: $(SAM)/.installed servers ## run all tests (PYTEST_ARGS="tests/contract -x", WORKERS=2)
 	@$(PYTEST) $(PYTEST_ARGS)
 
 unit: $(DEV)/.installed ## run the tests that need no servers, in under a minute
@@ -70,16 +68,16 @@ unit: $(DEV)/.installed ## run the tests that need no servers, in under a minute
 
 check: lint unit ## what to run before each commit: lint and unit
 
-compat: $(DEV)/.installed ## run what may come out otherwise on another Python (PYTHON=python3.11)
-	@$(BIN)/python -m tests.servers.build
+compat: servers ## run what may come out otherwise on another Python (PYTHON=python3.11)
 	@$(PYTEST) -m interpreter $(PYTEST_ARGS)
 
-chaos: $(DEV)/.installed ## shake everything for ten minutes, and compare the world with a model (MINUTES=…, SEED=…)
+servers: $(DEV)/.installed ## build the servers that tests run against, where they are not in the cache yet
 	@$(BIN)/python -m tests.servers.build
+
+chaos: servers ## shake everything for ten minutes, and compare the world with a model (MINUTES=…, SEED=…)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-bench: $(DEV)/.installed ## measure beside peers (ONLY=name,name* ROUNDS=3; KRATIX_BIN=its manager); report: .landfall/bench/
-	@$(BIN)/python -m tests.servers.build
+bench: servers ## measure beside peers (ONLY=name,name* ROUNDS=3; KRATIX_BIN=its manager); report: .landfall/bench/
 	@$(BIN)/python -m tests.benchmarks --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only '$(ONLY)')
 
 sam-local: check-runtime-python $(LOCAL)/.installed $(SAM)/.installed ## invoke every function with sam local invoke, on Docker or podman (KEEP=1)
