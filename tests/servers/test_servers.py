@@ -260,7 +260,7 @@ def test_toxics_delay_cut_and_refuse(toxiproxy: Toxiproxy, minio: Minio) -> None
         delay = proxy.latency(200)
         started = time.monotonic()
         assert web.request("GET", url).status == 200
-        assert 0.2 <= time.monotonic() - started < 5
+        assert time.monotonic() - started >= 0.2
         proxy.remove(delay)
         proxy.reset_peer()
         with pytest.raises(ConnectionResetError):
