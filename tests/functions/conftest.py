@@ -1,5 +1,6 @@
 """Handlers in this very process, with SQS and a Kubernetes API behind them, as Lambda would call them."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -64,12 +65,18 @@ def python() -> str:
 
 
 @pytest.fixture(scope="session")
-def artifacts(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All artifacts, built as `make artifacts` does; only a new lock has dependencies installed anew."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    command = [python, str(ROOT / "infra" / "artifacts.py"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def artifacts(python: str, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """All artifacts, built as `make artifacts` does, once for all workers; dependencies come from a cache."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "artifacts"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            unfinished = folder.with_suffix(".new")
+            command = [python, str(ROOT / "infra" / "artifacts.py"), str(unfinished)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            unfinished.rename(folder)
     return folder
 
 

@@ -102,9 +102,13 @@ class Platform:
             AssertionError: it did not become true in time; with what was seen instead.
         """
         end = time.monotonic() + seconds
-        while not await asyncio.to_thread(true):
+        while True:
+            began = time.monotonic()
+            if await asyncio.to_thread(true):
+                return
             assert time.monotonic() < end, f"not within {seconds} s: {what}; seen: {await asyncio.to_thread(seen)}"
-            await asyncio.sleep(0.05)
+            # A look at a thousand objects takes longer than the pause, and the core away from what is waited for.
+            await asyncio.sleep(min(1, max(0.05, 2 * (time.monotonic() - began))))
 
     async def seen(
         self, look: Callable[[], Seen], wanted: Callable[[Seen], bool], what: str, seconds: float = 30

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import urllib3
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.servers import web
@@ -40,7 +41,9 @@ class KubernetesApi:
     kubeconfig: Path
     _authority: Authority = field(repr=False)
     _directory: Path = field(repr=False)
-    etcd: str = ""
+    etcd: str
+    # Tests that wait look twenty times a second: a connection for each look would cost more than the look.
+    _connections: urllib3.PoolManager = field(repr=False)
 
     def request(
         self,
@@ -51,10 +54,18 @@ class KubernetesApi:
         token: str | None = None,
         content_type: str = "application/json",
     ) -> web.Response:
-        """Make one call, as the administrator unless another token is given; `body` is bytes or something for JSON."""
+        """Make one call, as the administrator unless another token is given; `body` is bytes or something for JSON.
+
+        Raises:
+            OSError: the server does not answer.
+        """
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {token or self.token}", "Content-Type": content_type}
-        return web.request(method, self.url + path, headers=headers, body=data, ca=self.ca)
+        try:
+            answer = self._connections.request(method, self.url + path, headers=headers, body=data, redirect=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise OSError(f"{method} {path}: {error}") from error
+        return web.Response(answer.status, {key.lower(): value for key, value in answer.headers.items()}, answer.data)
 
     def call(self, method: str, path: str, body: Any = None, *, content_type: str = "application/json") -> Any:
         """Make one call as the administrator and return what it answers; ServerFailed unless that is a 2xx."""
@@ -209,7 +220,10 @@ def kubernetes_api(*arguments: str) -> Iterator[KubernetesApi]:
             *arguments,
         ]
         stack.enter_context(running("kube-apiserver", command, directory=directory, ready=ready))
-        made = KubernetesApi(url, authority.ca, token, directory / "kubeconfig", authority, directory, etcd)
+        connections = urllib3.PoolManager(maxsize=8, ca_certs=str(authority.ca), retries=False, timeout=30.0)
+        stack.callback(connections.clear)
+        kubeconfig = directory / "kubeconfig"
+        made = KubernetesApi(url, authority.ca, token, kubeconfig, authority, directory, etcd, connections)
         made.write_kubeconfig(token).rename(made.kubeconfig)
         yield made
 
