@@ -11,6 +11,7 @@ from shared.resources import STORE_KINDS, Destination, StateStoreRef
 
 READY: Final = "Ready"
 CLEANUP_SKIPPED: Final = "CleanupSkipped"
+LEFT_BEHIND: Final = "FilesLeftBehind"
 WRITE_SUCCEEDED: Final = "WriteSucceeded"
 SCHEDULE_SUCCEEDED: Final = "ScheduleSucceeded"
 MISMATCH: Final = "DestinationSelectorMismatch"
@@ -85,6 +86,11 @@ def finalizer_failed(reference: Reference, error: LandfallError) -> Verdict:
 def cleanup_skipped(reference: Reference, what: str, why: str) -> Verdict:
     """Return the verdict of a Destination that goes although its files stay (spec section 5)."""
     return _verdict(reference, None, CLEANUP_SKIPPED, f"{what} was left behind: {why}")
+
+
+def files_left_behind(reference: Reference, where: str) -> Verdict:
+    """Return the verdict of a Destination that has moved, and whose `cleanup` leaves its old files where they are."""
+    return _verdict(reference, None, LEFT_BEHIND, f"{where} keeps the files of this Destination, as cleanup is none")
 
 
 def store_ready(reference: Reference) -> Verdict:
@@ -173,8 +179,8 @@ def work_not_scheduled(reference: Reference, groups: Sequence[str], why: str) ->
 def is_stale(verdict: Verdict, obj: Mapping[str, Any]) -> bool:
     """Whether a verdict is about something that the object no longer is, so that it must be dropped.
 
-    Dropped are verdicts about another uid (deleted and created again), an older generation, or an older moment than
-    the one at which the condition last changed its status.
+    Dropped are verdicts about another uid (deleted and created again) or an older generation, whose events bring
+    decisions of their own, and "first seen" where something is known by now.
 
     Args:
         verdict: on its way to the object.
@@ -186,18 +192,33 @@ def is_stale(verdict: Verdict, obj: Mapping[str, Any]) -> bool:
         return True
     if reference.generation < (metadata.get("generation") or 0):
         return True
-    current = find(_conditions(obj), verdict.type)
-    if current is None or verdict.status is None:
-        return False
-    if verdict.first_seen:
+    return verdict.first_seen and find(_conditions(obj), verdict.type) is not None
+
+
+def was_decided_on(verdict: Verdict, obj: Mapping[str, Any]) -> bool:
+    """Whether nothing that a verdict was decided on has changed since: its own condition, and whether it is deleted.
+
+    Other changes, such as another condition or a label, leave it true. A verdict that has not said what it was decided
+    on is taken at its word.
+    """
+    if verdict.seen is None:
         return True
-    changed_at = _time(current.get("lastTransitionTime"))
-    return (
-        current.get("status") != verdict.status
-        and changed_at is not None
-        and verdict.decided_at.replace(microsecond=0) < changed_at
-        and current.get("observedGeneration") == reference.generation
-    )
+    then, now = verdict.seen["metadata"], obj["metadata"]
+    if then.get("resourceVersion") == now.get("resourceVersion"):
+        return True
+    if bool(then.get("deletionTimestamp")) != bool(now.get("deletionTimestamp")) or "status" not in verdict.seen:
+        return False
+    fields = dict.fromkeys(verdict.fields)
+    known, current = verdict.seen["status"], obj.get("status") or {}
+    same_fields = all(known.get(name) == current.get(name) for name in fields)
+    return same_fields and find(_conditions(verdict.seen), verdict.type) == find(_conditions(obj), verdict.type)
+
+
+def turns(verdict: Verdict, obj: Mapping[str, Any]) -> bool:
+    """Whether a verdict changes what a condition of the object says already: its status or its reason."""
+    current = find(_conditions(obj), verdict.type)
+    known = (verdict.status, verdict.reason)
+    return current is not None and (current.get("status"), current.get("reason")) != known
 
 
 def merged(verdict: Verdict, obj: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -273,6 +294,8 @@ def event_of(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | None:
     """
     if verdict.reason == CLEANUP_SKIPPED:
         return EventFact("Warning", CLEANUP_SKIPPED, verdict.message)
+    if verdict.reason == LEFT_BEHIND:
+        return EventFact("Normal", LEFT_BEHIND, verdict.message)
     if verdict.first_seen or verdict.status is None:
         return None
     if verdict.reference.kind == "WorkPlacement":

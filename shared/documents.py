@@ -50,23 +50,6 @@ def canary_edit(edit_id: str, destination: Destination, store: StateStore) -> Ed
     return Edit(edit_id, destination.name, root, remove=frozenset({namespace, config_map}))
 
 
-def cleanup_edit(edit_id: str, destination: Destination, store: StateStore, others: list[str]) -> Edit:
-    """Return the deletion of everything below a Destination's path (spec section 5).
-
-    Args:
-        edit_id: the caller's name for it.
-        destination: that is being deleted.
-        store: its State Store.
-        others: the directories of all other Destinations of the same place; those inside, and itself, are kept.
-
-    Raises:
-        InvalidObject: a path of the Destination or of its State Store is refused.
-    """
-    root = paths.destination_root(store, destination)
-    inside = frozenset(other for other in others if paths.is_within(other, root))
-    return Edit(edit_id, destination.name, root, prune=frozenset({root}), keep=inside)
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much one WorkPlacement may bring.

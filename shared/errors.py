@@ -15,6 +15,7 @@ LandfallError                 a sentence for the person who must act
 ├── KubernetesError           the Kubernetes API did not do what was asked
 │   ├── KubernetesConflict    the object has changed since it was read (409)
 │   └── KubernetesUnavailable unreachable, overloaded or out of reach for now
+│       └── KubernetesForbidden  this function may not make the call (401, 403)
 └── OutOfTime                 the function's own time is nearly over; the item goes back to its queue
 """
 
@@ -113,6 +114,10 @@ class KubernetesUnavailable(KubernetesError):
     """The Kubernetes API could not be reached, or asks us to wait."""
 
     transient = True
+
+
+class KubernetesForbidden(KubernetesUnavailable):
+    """This function may not make the call; it may be allowed to any minute, and no event tells us."""
 
 
 class QueueUnavailable(LandfallError):

@@ -32,14 +32,15 @@ class _Message(BaseModel):
 
 
 class Reference(_Message):
-    """An object of a cluster, and why somebody should look at it.
+    """An object of a cluster that is to be looked at.
 
     Attributes:
         cluster: which Kubernetes API; empty means the deployment's default cluster.
         uid: of the object that was meant; empty where the sender does not know it.
         generation: that the sender saw; 0 where it does not know it.
         attempt: how many times this very reference has failed and been sent again.
-        path: a directory in the State Store that is meant; only where a Destination that is gone has left one.
+        hops: how many times it has been sent again to wait for its State Store's Lease; unlike `attempt`, no failure.
+        place: the Lease of the State Store that it was about when it was sent, where the sender knows: a hint.
     """
 
     cluster: str = ""
@@ -50,7 +51,8 @@ class Reference(_Message):
     generation: int = 0
     why: str = ""
     attempt: int = 0
-    path: str = ""
+    hops: int = 0
+    place: str = ""
 
     @classmethod
     def to(cls, obj: Mapping[str, Any], kind: str, cluster: str, attempt: int = 0) -> Self:
@@ -81,6 +83,7 @@ class Verdict(_Message):
         first_seen: it is set only where the object has no such condition yet, and records no Event.
         fields: of the status, besides the condition: `versionID` and the like.
         add_finalizers, remove_finalizers: to be added or removed besides.
+        annotations: to be set besides, after all that is waited for: what the object is to remember.
         seen: what the reporting needs of the object as it was when this was decided, so that nobody has to read it
             again; its resourceVersion tells the API server whether it is still the same. None: it has to be read.
     """
@@ -95,24 +98,27 @@ class Verdict(_Message):
     fields: dict[str, str | int] = Field(default_factory=dict)
     add_finalizers: tuple[str, ...] = ()
     remove_finalizers: tuple[str, ...] = ()
+    annotations: dict[str, str] = Field(default_factory=dict)
     seen: dict[str, Any] | None = None
 
     def seeing(self, obj: Mapping[str, Any]) -> Self:
         """Return the verdict with what has to be known of the object that it was decided on.
 
-        An object with much to tell is read again instead: messages stay small.
+        Of an object with much to tell only the metadata: it is read again, and messages stay small.
         """
         metadata, spec = obj["metadata"], obj.get("spec") or {}
-        seen = {
+        seen: dict[str, Any] = {
             "metadata": {name: metadata[name] for name in _SEEN_METADATA if name in metadata},
             "spec": {name: spec[name] for name in _SEEN_SPEC if name in spec},
             "status": obj.get("status") or {},
         }
-        return self if len(json.dumps(seen)) > _SEEN_BYTES else self.model_copy(update={"seen": seen})
+        if len(json.dumps(seen)) > _SEEN_BYTES:
+            del seen["status"]
+        return self.model_copy(update={"seen": seen})
 
 
 _SEEN_BYTES: Final = 4096
 _SEEN_METADATA: Final = (
     "namespace", "name", "uid", "generation", "resourceVersion", "finalizers", "deletionTimestamp"
 )  # fmt: skip
-_SEEN_SPEC: Final = ("targetDestinationName",)  # which a WorkPlacement's Events name
+_SEEN_SPEC: Final = ("targetDestinationName", "cleanup")  # which Events name, and finalizers hang on

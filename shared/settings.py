@@ -112,6 +112,20 @@ class Settings(BaseModel):
     reserve_seconds: float = Field(5, ge=0)
     store_timeout_seconds: float = Field(20, gt=0, description="for one call to a State Store")
     store_deadline_seconds: float = Field(60, gt=0, description="for one State Store's share of a batch")
+    lease_namespace: str = Field(
+        "landfall", description="namespace of the Leases that serialise writes to State Stores"
+    )
+    lease_wait_seconds: float = Field(
+        1,
+        ge=0,
+        description="how long to wait for a State Store's Lease before its messages are sent again with a delay",
+    )
+    lease_margin_seconds: float = Field(
+        20, ge=0, description="longer than a call that was cut off can still take effect; added to a Lease's term"
+    )
+    max_hops: int = Field(
+        200, ge=1, description="how often a message is sent again to wait for a Lease before it fails instead"
+    )
     retry_delays_seconds: Annotated[tuple[int, ...], BeforeValidator(_split)] = Field(
         (5, 10, 20, 40, 80, 160, 300),
         description="delays before a failed write is tried again; then the resync takes over",
@@ -120,9 +134,6 @@ class Settings(BaseModel):
         15, ge=0, le=900, description="before a Destination that nothing is known of says so; most are Ready by then"
     )
     cleanup_grace_seconds: int = Field(900, ge=0, description="a deletion waits so long for a store that is gone")
-    sweep_delay_seconds: int = Field(
-        180, ge=0, le=900, description="after a clean-up, longer than a function runs; then canaries are removed again"
-    )
     cleanup_give_up_seconds: int = Field(86_400, ge=0, description="and so long for one that cannot be written to")
 
     not_ready_seconds: int = Field(

@@ -48,8 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(kubernetes_api: KubernetesApi) -> KubernetesApi:
-    """A real API server that knows our kinds."""
+    """A real API server that knows our kinds, and has the namespace of the Leases."""
     kubernetes_api.apply_crds(CRDS)
+    assert kubernetes_api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "landfall"}}).status == 201
     return kubernetes_api
 
 

@@ -1,6 +1,7 @@
 """The forwarder's way to a Kubernetes API: a kubeconfig's server, trust and identity as one aiohttp session."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -66,17 +67,43 @@ class ClusterAccess:
             response.raise_for_status()
             return await response.json(content_type=None)
 
+    async def ensure_namespace(self, name: str) -> None:
+        """Create a namespace where there is none of that name.
+
+        Raises:
+            ClusterUnusable: it is missing, and may not be created.
+        """
+        headers = {"Content-Type": "application/json"}
+        more = await self._authenticated(headers)
+        limits = aiohttp.ClientTimeout(total=_CALL_SECONDS, connect=_CONNECT_SECONDS)
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        url = f"{self.server}/api/v1/namespaces"
+        async with self._session.post(url, headers=headers, json=body, timeout=limits, **more) as response:
+            if response.status in {HTTPStatus.CREATED, HTTPStatus.CONFLICT}:
+                return
+        try:
+            await self.get(f"/api/v1/namespaces/{name}")
+        except aiohttp.ClientResponseError as error:
+            raise ClusterUnusable(
+                f"namespace {name} is needed for the Leases of State Stores, and cannot be created or read"
+                f" ({error.status}): kubectl create namespace {name}"
+            ) from None
+
     async def open(
         self, path: str, *, accept: str, limits: aiohttp.ClientTimeout, query: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         """Begin a GET, and return the response with its body unread."""
         headers = {"Accept": accept}
-        more: dict[str, Any] = {}
-        if self._client is not None:
-            await self._client.update_params_for_auth(headers, [], ["BearerToken"])
-            rest = self._client.rest_client
-            more = {"proxy": rest.proxy, "server_hostname": rest.server_hostname}
+        more = await self._authenticated(headers)
         return await self._session.get(self.server + path, headers=headers, params=query, timeout=limits, **more)
+
+    async def _authenticated(self, headers: dict[str, str]) -> dict[str, Any]:
+        """Add the identity to a request's headers, and return what else its connection needs."""
+        if self._client is None:
+            return {}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"])
+        rest = self._client.rest_client
+        return {"proxy": rest.proxy, "server_hostname": rest.server_hostname}
 
     async def close(self) -> None:
         """Give back connections."""

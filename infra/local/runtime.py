@@ -162,6 +162,7 @@ class LocalRuntime:
                 self._stack.push_async_callback(access.close)
             self.forwarder = Forwarder(access, self._send_changes, self._tell, self._observe)
             await self.forwarder.check()
+            await access.ensure_namespace(self._variables.get("LANDFALL_LEASE_NAMESPACE", "landfall"))
         except BaseException:
             warming.cancel()
             await asyncio.gather(warming, return_exceptions=True)

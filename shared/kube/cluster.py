@@ -24,6 +24,7 @@ PLURALS: Final[Mapping[str, tuple[str, str]]] = {
     "WorkPlacement": (f"/apis/{GROUP}/{VERSION}", "workplacements"),
     "Secret": ("/api/v1", "secrets"),
     "Event": ("/api/v1", "events"),
+    "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
 }
 
 PAGE: Final = 500  # objects a list call; the API server's own clients use the same
@@ -53,6 +54,10 @@ class Cluster:
     async def close(self) -> None:
         """Give back connections."""
         await self._connection.close()
+
+    def now(self) -> datetime:
+        """Return the API server's time, up to a second early: its last answer's, and what has passed since."""
+        return self._connection.now()
 
     async def get(
         self, kind: str, namespace: str, name: str, deadline: Deadline, *, metadata_only: bool = False

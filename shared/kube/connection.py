@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 from collections.abc import Coroutine, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 
 from shared.deadline import Deadline
-from shared.errors import KubernetesConflict, KubernetesError, KubernetesUnavailable
+from shared.errors import KubernetesConflict, KubernetesError, KubernetesForbidden, KubernetesUnavailable
 from shared.kube.access import Access
 from shared.kube.library import ApiClient, ApiException
 from shared.settings import Settings
@@ -34,6 +37,8 @@ class Connection:
         self._calls = asyncio.Semaphore(settings.kubernetes_concurrency)
         self._refreshing = asyncio.Lock()
         self._retired: ApiClient | None = None
+        self._told_time = datetime.now(UTC)  # by the API server's last answer, and when that came:
+        self._told_at = time.monotonic()
 
     @classmethod
     async def connect(cls, access: Access, settings: Settings) -> Self:
@@ -49,6 +54,10 @@ class Connection:
         await self._client.close()
         if self._retired is not None:
             await self._retired.close()
+
+    def now(self) -> datetime:
+        """Return the API server's time, up to a second early: its answers tell whole seconds."""
+        return self._told_time + timedelta(seconds=time.monotonic() - self._told_at)
 
     async def call(
         self,
@@ -128,7 +137,9 @@ class Connection:
         headers = {"Accept": accept}
         if method == "PATCH":
             headers["Content-Type"] = _MERGE_PATCH
-        result: Object = await client.call_api(
+        result: Object
+        answered: Mapping[str, str]
+        result, _, answered = await client.call_api(
             path,
             method,
             query_params=list((query or {}).items()),
@@ -136,10 +147,16 @@ class Connection:
             body=body,
             response_types_map={200: "object", 201: "object", 202: "object"},
             auth_settings=["BearerToken"],
-            _return_http_data_only=True,
+            _return_http_data_only=False,
             _request_timeout=deadline.bound(self._settings.kubernetes_timeout_seconds),
         )
+        self._keep_time(answered)
         return result
+
+    def _keep_time(self, headers: Mapping[str, str]) -> None:
+        """Remember the time that an answer tells (RFC 9110, section 6.6.1)."""
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            self._told_time, self._told_at = parsedate_to_datetime(headers["Date"]).astimezone(UTC), time.monotonic()
 
     async def _refresh(self, refused: ApiClient) -> None:
         """Read the identity again: once, however many calls were refused with the same one."""
@@ -179,7 +196,7 @@ def _translated(error: ApiException, method: str, path: str, advice: str) -> Kub
     if _is_overload(error):
         return KubernetesUnavailable(what)
     if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return KubernetesUnavailable(f"{what} ({advice})")
+        return KubernetesForbidden(f"{what} ({advice})")
     return KubernetesError(what)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shared.deadline import Deadline
-from shared.errors import LandfallError, OutOfTime, StoreUnavailable, first
+from shared.errors import LandfallError, first
 from shared.kube import Cluster, Clusters, Key
 from shared.messages import Reference
 from shared.observability import log_unexpected
-from shared.plan import Outcome, Written
+from shared.plan import Outcome
 from shared.queues import Outgoing
 from shared.reconcile.connections import Connections
 from shared.settings import Settings
@@ -65,45 +65,68 @@ def by_cluster(messages: Mapping[str, Reference], clusters: Clusters) -> dict[st
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One object to look at.
+    """One object to look at: all messages about its name.
 
     Attributes:
         key: its namespace and name.
-        reference: the newest of the messages about it.
-        origin: the ids of all messages about it.
+        references: of the messages, one for each uid that they name, and those without one.
+        origin: the ids of the messages.
     """
 
     key: Key
-    reference: Reference
+    references: tuple[Reference, ...]
     origin: frozenset[str]
 
-    def means(self, obj: Mapping[str, Any]) -> bool:
-        """Whether the task is still about this object.
+    @property
+    def reference(self) -> Reference:
+        """Any of the references: what they have in common is kind, namespace and name."""
+        return self.references[0]
 
-        It is not where the object was created again under its name, or where a retry has been overtaken by a newer
+    def current(self, obj: Mapping[str, Any]) -> Reference | None:
+        """Return the reference that is about this very object; None where none is.
+
+        None is where the object was created again under its name, or where a retry has been overtaken by a newer
         generation, which has a write and retries of its own.
         """
         metadata = obj.get("metadata") or {}
-        if self.reference.uid and self.reference.uid != metadata.get("uid"):
-            return False
-        return not self.reference.attempt or self.reference.generation >= (metadata.get("generation") or 0)
+        uid, generation = metadata.get("uid"), metadata.get("generation") or 0
+        found = [r for r in self.references if r.uid in {"", uid} and (not r.attempt or r.generation >= generation)]
+        return min(found, key=lambda r: r.attempt, default=None)
 
 
 Tasks = Mapping[tuple[str, Key], Task]  # by kind and key
 
 
 def fold(messages: Mapping[str, Reference]) -> Tasks:
-    """Fold messages about one cluster into one task for each object."""
+    """Fold messages about one cluster into one task for each object.
+
+    Objects that had the same name, one after the other, stay apart: a message about one says nothing about the other.
+    """
     tasks: dict[tuple[str, Key], Task] = {}
     for message_id, reference in messages.items():
         key = (reference.namespace, reference.name)
         known = tasks.get((reference.kind, key))
-        if known is None:
-            tasks[reference.kind, key] = Task(key, reference, frozenset({message_id}))
-        else:
-            newest = max(known.reference, reference, key=lambda r: (r.generation, -r.attempt))
-            tasks[reference.kind, key] = Task(key, newest, known.origin | {message_id})
+        references = (reference,) if known is None else _folded(known.references, reference)
+        message_ids = frozenset({message_id}) if known is None else known.origin | {message_id}
+        tasks[reference.kind, key] = Task(key, references, message_ids)
     return tasks
+
+
+def _folded(known: tuple[Reference, ...], more: Reference) -> tuple[Reference, ...]:
+    """Return references with one more, which is merged into the one with the same uid.
+
+    An event beside a retry is no retry: whatever generation either knows, the object is looked at as it is now.
+    """
+    same = next((r for r in known if r.uid == more.uid), None)
+    if same is None:
+        return (*known, more)
+    both = {
+        "generation": max(same.generation, more.generation),
+        "attempt": min(same.attempt, more.attempt),
+        "hops": max(same.hops, more.hops),
+        "place": more.place or same.place,
+    }
+    return tuple(more.model_copy(update=both) if r is same else r for r in known)
 
 
 def retry(
@@ -124,10 +147,5 @@ def retry(
         return []
     if reference.attempt >= len(settings.retry_delays_seconds):
         return []
-    again = reference.model_copy(update={"attempt": reference.attempt + 1, "why": "retry"})
+    again = reference.model_copy(update={"attempt": reference.attempt + 1, "hops": 0})
     return [Outgoing(queue, again, origin, settings.retry_delays_seconds[reference.attempt])]
-
-
-def may_have_written(outcome: Outcome | None) -> bool:
-    """Whether a write has changed files, or may have before it failed."""
-    return outcome.changed if isinstance(outcome, Written) else isinstance(outcome, StoreUnavailable | OutOfTime)

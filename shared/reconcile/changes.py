@@ -171,8 +171,11 @@ class _Concerned:
         if decision.cleanup:
             yield Outgoing("cleanup", decision.reference, origin)
         verdict = decision.verdict
-        if verdict is not None and not says_nothing_new(verdict, self.view.destinations[key]):
-            yield Outgoing("status", verdict, origin, settings.first_seen_delay_seconds if verdict.first_seen else 0)
+        obj = self.view.destinations[key]
+        if verdict is not None and verdict.first_seen:
+            yield Outgoing("status", verdict, origin, settings.first_seen_delay_seconds)
+        elif verdict is not None and not says_nothing_new(verdict, obj):
+            yield Outgoing("status", verdict.seeing(obj), origin)
         if decision.write is not None and write:
             yield Outgoing("canary", decision.reference, origin)
             if key[1] in self.placed:

@@ -1,22 +1,34 @@
-"""cleanup: delete what a Destination that is being deleted has in its State Store, then let it go (spec section 5)."""
+"""cleanup: delete what a Destination has in a State Store where it is being deleted, or has moved away from.
+
+A Destination that is being deleted is then let go (spec section 5). The Lease of one place is held at a time, so the
+locations that a Destination remembers are cleaned one after the other.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from shared import conditions
+from shared import conditions, paths
 from shared.deadline import Deadline
-from shared.documents import cleanup_edit
-from shared.errors import InvalidObject, LandfallError, OutOfTime, StateStoreNotReady
-from shared.kube import Cluster, Key, key_of, together
+from shared.errors import (
+    InvalidObject,
+    KubernetesConflict,
+    KubernetesUnavailable,
+    LandfallError,
+    OutOfTime,
+    StateStoreNotReady,
+)
+from shared.kube import Cluster, Key, Object, key_of, together
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome
 from shared.queues import Outgoing
-from shared.reconcile.batch import Share, Task, by_cluster, fold, for_each_cluster, retry
+from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, retry
+from shared.reconcile.by_place import Done, PlaceWork, Snapshots, for_each_place, locate
 from shared.reconcile.connections import Connections
-from shared.reconcile.store_batch import write_all
-from shared.reconcile.sweeps import sweep, sweep_later
+from shared.reconcile.locations import Location, left_behind, location_annotation, recorded
+from shared.reconcile.store_batch import StateStores
 from shared.reconcile.view import View
-from shared.resources import CLEANUP_FINALIZER, STORE_KINDS, Destination, StateStore
+from shared.resources import CLEANUP_FINALIZER, Destination, StateStore
 from shared.settings import Settings
 from shared.works import destination_of
 
@@ -26,10 +38,10 @@ async def clean_up(
 ) -> dict[str, Exception]:
     """Delete the files of a batch of Destinations, one changeset a State Store, and release their finalizers.
 
-    Whether a Destination is being deleted is read from the cluster: a message alone deletes nothing.
+    Whether a Destination is being deleted or has moved is read from the cluster: a message alone deletes nothing.
 
     Args:
-        messages: by message id, a Destination to look at, or a State Store with a directory to sweep.
+        messages: by message id, a Destination to look at.
         connections: of this container.
         deadline: of this invocation.
 
@@ -38,112 +50,255 @@ async def clean_up(
     """
 
     async def clean(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
-        view = await View.of_all(name, cluster, deadline)
-        sweeps = {message_id: reference for message_id, reference in share.items() if reference.kind in STORE_KINDS}
-        failures, outgoing = await sweep(sweeps, view, cluster, connections, deadline)
-        tasks = fold({message_id: reference for message_id, reference in share.items() if message_id not in sweeps})
-        leaving = _leaving(tasks.values(), view)
-        remaining = await _delete_workplacements(leaving, view, cluster, deadline)
-        outcomes: dict[str, Outcome] = {}
-        edits: dict[str, tuple[StateStore, Edit]] = {}
-        for edit_id, (_, destination) in leaving.items():
-            if edit_id in remaining:
-                outcomes[edit_id] = remaining[edit_id]
-                continue
-            try:
-                edits[edit_id] = _prepare(edit_id, destination, view)
-            except LandfallError as error:
-                outcomes[edit_id] = error
-        outcomes |= await write_all(edits, cluster, connections, deadline)
-        for edit_id, (task, destination) in leaving.items():
-            outcome = outcomes[edit_id]
-            if isinstance(outcome, OutOfTime):
-                failures.update(dict.fromkeys(task.origin, outcome))
-                continue
-            reference = view.reference(view.destinations[task.key], attempt=task.reference.attempt)
-            outgoing += _after(reference, destination, outcome, task.origin, connections.settings)
-            if not isinstance(outcome, LandfallError):
-                store, edit = edits[edit_id]
-                delay = connections.settings.sweep_delay_seconds
-                outgoing.append(sweep_later(store, edit.root, name, task.origin, delay))
-        return failures, outgoing
+        snapshots = Snapshots(name, cluster, deadline)
+        work = PlaceWork("cleanup", "cleanup", name, cluster, snapshots)
+
+        async def act(tasks: Tasks, place: str, view: View, within: Deadline) -> Done:
+            leaving = _leaving(tasks.values(), place, view)
+            outcomes = await _delete_workplacements(leaving, view, cluster, deadline)
+            edits = _edits(leaving, place, view, outcomes)
+            stores = StateStores(cluster, connections, deadline, within)
+            outcomes |= await stores.write_all(edits)
+            done = Done(settled=stores.settled)
+            for edit_id, one in leaving.items():
+                try:
+                    done.outgoing += await one.follow(outcomes.get(edit_id), work, deadline, connections.settings)
+                except KubernetesConflict:
+                    done.outgoing.append(work.elsewhere(one.reference, place, one.task.origin))
+                except (OutOfTime, KubernetesUnavailable) as error:
+                    done.failures.update(dict.fromkeys(one.task.origin, error))
+            return done
+
+        places = await locate(fold(share), snapshots)
+        return await for_each_place(places, act, work, connections, deadline), []
 
     return await for_each_cluster(by_cluster(messages, connections.clusters), clean, connections, deadline)
 
 
-def _after(
-    reference: Reference, destination: Destination, outcome: Outcome, origin: frozenset[str], settings: Settings
-) -> Iterator[Outgoing]:
-    """Yield the release of a Destination whose files are gone, or what follows where they are not."""
-    release = Verdict(reference=reference, remove_finalizers=(CLEANUP_FINALIZER,))
-    if not isinstance(outcome, LandfallError):
-        yield Outgoing("status", release, origin)
-        return
-    deleted_at = destination.metadata.deletion_timestamp
-    waited = (datetime.now(UTC) - deleted_at).total_seconds() if deleted_at else 0.0
-    gone = isinstance(outcome, StateStoreNotReady | InvalidObject)
-    if waited >= (settings.cleanup_grace_seconds if gone else settings.cleanup_give_up_seconds):
-        # Better some files that nobody reads than an object that nobody can delete.
-        ref = destination.spec.state_store_ref
-        what = f"everything below path {destination.spec.path or destination.name!r} of {ref.kind}/{ref.name}"
-        skipped = conditions.cleanup_skipped(reference, what, str(outcome))
-        # One message: an Event that came after the release would find no object to be about.
-        yield Outgoing("status", skipped.model_copy(update={"remove_finalizers": (CLEANUP_FINALIZER,)}), origin)
-        return
-    if not isinstance(outcome, _StillHasWorkPlacements):
-        failed = conditions.destination_failed(reference, destination.spec.state_store_ref, outcome)
-        yield Outgoing("status", failed, origin)
-    yield from retry("cleanup", reference, outcome, origin, settings, whatever_it_was=True)
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    """A Destination with what it has to leave.
+
+    Attributes:
+        task: what asked for it.
+        reference: to it, as it is now.
+        obj: the Destination as the API server has it.
+        destination: the same, read.
+        locations: that are still to be cleaned.
+        location: of those, the one at hand: at this place where there is one; None where none is left.
+        current: where a living Destination is now, which is kept.
+        unknown: why its location cannot be known.
+    """
+
+    task: Task
+    reference: Reference
+    obj: Object
+    destination: Destination
+    locations: tuple[Location, ...]
+    location: Location | None
+    current: Location | None = None
+    unknown: LandfallError | None = None
+
+    def edit(self, edit_id: str, view: View) -> tuple[StateStore, Edit]:
+        """Return the deletion of everything at the location at hand, but for what is another's.
+
+        Raises:
+            LandfallError: it cannot be had, or must not be deleted.
+        """
+        location = self.location
+        store = None if location is None else location.store(view)
+        if location is None or store is None:
+            raise StateStoreNotReady("not found", reason="StateStoreNotFound")
+        kept = {other for other in _others(self.destination, store, view) if paths.is_within(other, location.root)}
+        if self.current is not None and self.current.place == location.place:
+            kept |= _own(self.current, location.root, self.destination)
+        return store, Edit(
+            edit_id, self.destination.name, location.root, prune=frozenset({location.root}), keep=frozenset(kept)
+        )
+
+    async def follow(
+        self, outcome: Outcome | None, work: PlaceWork, deadline: Deadline, settings: Settings
+    ) -> list[Outgoing]:
+        """Return what follows from what became of the location at hand; None where it is at another place.
+
+        Raises:
+            OutOfTime: it was not tried.
+            KubernetesError: the Destination could not be told.
+        """
+        if isinstance(outcome, OutOfTime):
+            raise outcome
+        if isinstance(outcome, LandfallError):
+            return list(self._failed(outcome, settings))
+        if outcome is None and self.location is not None:
+            return [work.elsewhere(self.reference, self.location.place, self.task.origin)]
+        return await self._cleaned(work, deadline)
+
+    async def _cleaned(self, work: PlaceWork, deadline: Deadline) -> list[Outgoing]:
+        """Return what follows once the location at hand is clean.
+
+        Raises:
+            KubernetesError: the Destination could not be told.
+        """
+        rest = tuple(location for location in self.locations if location != self.location)
+        if self.current is None and not rest:
+            return [self._release()]
+        if self.location is None:
+            return []
+        remembered = location_annotation([*rest, *([self.current] if self.current is not None else [])])
+        obj = {**self.obj, "kind": "Destination"}
+        patched = await work.cluster.patch(obj, {"metadata": {"annotations": remembered}}, deadline)
+        if patched is None or not rest:
+            return []
+        return [work.elsewhere(self.reference, rest[0].place, self.task.origin)]
+
+    def _failed(self, error: LandfallError, settings: Settings) -> Iterator[Outgoing]:
+        """Yield what follows where files could not be deleted."""
+        origin = self.task.origin
+        metadata = self.destination.metadata
+        since = metadata.deletion_timestamp
+        waited = (datetime.now(UTC) - since).total_seconds() if since else 0.0
+        gone = isinstance(error, StateStoreNotReady | InvalidObject)
+        if since and waited >= (settings.cleanup_grace_seconds if gone else settings.cleanup_give_up_seconds):
+            # Better some files that are not read any more than an object that cannot be deleted.
+            skipped = conditions.cleanup_skipped(self.reference, self._what(), str(error))
+            # One message: an Event that came after the release would find no object to be about.
+            yield Outgoing("status", skipped.model_copy(update={"remove_finalizers": (CLEANUP_FINALIZER,)}), origin)
+            return
+        if since and not isinstance(error, _StillHasWorkPlacements):
+            ref = self.destination.spec.state_store_ref
+            failed = conditions.destination_failed(self.reference, ref, error)
+            yield Outgoing("status", failed.seeing(self.obj), origin)
+        yield from retry("cleanup", self.reference, error, origin, settings, whatever_it_was=True)
+
+    def _what(self) -> str:
+        ref = self.destination.spec.state_store_ref
+        if self.locations:
+            return f"everything below {', '.join(map(str, self.locations))}"
+        return f"everything below path {self.destination.spec.path or self.destination.name!r} of {ref.kind}/{ref.name}"
+
+    def _release(self) -> Outgoing:
+        release = Verdict(reference=self.reference, remove_finalizers=(CLEANUP_FINALIZER,))
+        return Outgoing("status", release, self.task.origin)
+
+
+def _edits(
+    leaving: Mapping[str, _Leaving], place: str, view: View, outcomes: dict[str, Outcome]
+) -> dict[str, tuple[StateStore, Edit]]:
+    """Return the deletions at a place; what cannot be deleted goes to the outcomes."""
+    edits: dict[str, tuple[StateStore, Edit]] = {}
+    for edit_id, one in leaving.items():
+        if edit_id in outcomes or one.location is None or one.location.place != place:
+            continue
+        try:
+            edits[edit_id] = one.edit(edit_id, view)
+        except LandfallError as error:
+            outcomes[edit_id] = error
+    return edits
 
 
 class _StillHasWorkPlacements(LandfallError):
     """Their own finalizers hold them until their files are gone."""
 
 
-def _leaving(tasks: Iterable[Task], view: View) -> dict[str, tuple[Task, Destination]]:
-    """Return the Destinations of a batch that are being deleted and wait for our finalizer, by edit id."""
-    leaving: dict[str, tuple[Task, Destination]] = {}
+def _leaving(tasks: Iterable[Task], place: str, view: View) -> dict[str, _Leaving]:
+    """Return the Destinations of a batch that have something to leave, by edit id."""
+    found: dict[str, _Leaving] = {}
     for task in tasks:
         obj = view.destinations.get(task.key)
-        if obj is None or not task.means(obj):
+        reference = None if obj is None else task.current(obj)
+        if obj is None or reference is None:
             continue
         try:
             destination = Destination.parse(obj)
         except InvalidObject:
             continue  # no file of it can be found; on-destination-change has said what is wrong with it
-        held = destination.metadata.being_deleted and CLEANUP_FINALIZER in destination.metadata.finalizers
-        # Who turns clean-up off before the deletion, or while it is under way, keeps the files: the finalizer goes by
-        # what on-destination-change decides.
-        if held and destination.spec.cleanup == "all":
-            leaving[f"{task.key[0]}/{task.key[1]}"] = (task, destination)
-    return leaving
+        # A cleanup that is turned off before the deletion, or while it is under way, keeps the files: the finalizer
+        # goes by what on-destination-change decides.
+        if destination.spec.cleanup != "all":
+            continue
+        one = _Leaving(task, view.reference(obj, attempt=reference.attempt), obj, destination, (), None)
+        leaving = _locate(one, place, view)
+        if leaving is not None:
+            found[f"{task.key[0]}/{task.key[1]}"] = leaving
+    return found
+
+
+def _locate(one: _Leaving, place: str, view: View) -> _Leaving | None:
+    """Return a Destination with its locations; None where it has nothing to leave."""
+    metadata = one.destination.metadata
+    if metadata.being_deleted and CLEANUP_FINALIZER not in metadata.finalizers:
+        return None
+    current: Location | None = None
+    error: LandfallError | None = None
+    try:
+        store = view.store(one.destination)
+        if store is None:
+            raise StateStoreNotReady("not found", reason="StateStoreNotFound")
+        current = Location.of(one.destination, store)
+    except LandfallError as unknown:
+        error = unknown
+    known = recorded(one.obj)
+    if not metadata.being_deleted:
+        locations = () if current is None else left_behind(one.obj, current)
+        if current is None or not locations:
+            return None
+        return _with(one, locations, place, current=current)
+    if known is None:
+        if current is None:
+            return _with(one, (), place, unknown=error)
+        known = (current,)
+    return _with(one, known, place)
+
+
+def _with(
+    one: _Leaving,
+    locations: tuple[Location, ...],
+    place: str,
+    *,
+    current: Location | None = None,
+    unknown: LandfallError | None = None,
+) -> _Leaving:
+    location = next((at for at in locations if at.place == place), locations[0] if locations else None)
+    return _Leaving(one.task, one.reference, one.obj, one.destination, locations, location, current, unknown)
 
 
 async def _delete_workplacements(
-    leaving: Mapping[str, tuple[Task, Destination]], view: View, cluster: Cluster, deadline: Deadline
-) -> dict[str, LandfallError]:
-    """Delete the WorkPlacements of Destinations; return, by edit id, those that still have some."""
-    if not leaving:
-        return {}
+    leaving: Mapping[str, _Leaving], view: View, cluster: Cluster, deadline: Deadline
+) -> dict[str, Outcome]:
+    """Delete the WorkPlacements of Destinations that go; return, by edit id, why some are not to be cleaned yet."""
+    blocked: dict[str, Outcome] = {edit_id: one.unknown for edit_id, one in leaving.items() if one.unknown is not None}
+    going = {edit_id: one for edit_id, one in leaving.items() if one.destination.metadata.being_deleted}
+    if not going:
+        return blocked
     by_destination: dict[Key | None, list[Key]] = {}
     for obj in await cluster.list_all("WorkPlacement", deadline, metadata_only=True):
         key = key_of(obj)
         by_destination.setdefault(view.target(key[0], destination_of(obj)), []).append(key)
-    theirs = {edit_id: by_destination.get(task.key, []) for edit_id, (task, _) in leaving.items()}
+    theirs = {edit_id: by_destination.get(one.task.key, []) for edit_id, one in going.items()}
     placements = {key for keys in theirs.values() for key in keys}
     await together(cluster.delete("WorkPlacement", namespace, name, deadline) for namespace, name in placements)
-    return {
+    return blocked | {
         edit_id: _StillHasWorkPlacements(f"{len(keys)} WorkPlacements of it are still being deleted")
         for edit_id, keys in theirs.items()
         if keys
     }
 
 
-def _prepare(edit_id: str, destination: Destination, view: View) -> tuple[StateStore, Edit]:
-    store = view.store(destination)
-    if store is None:
-        raise StateStoreNotReady("not found", reason="StateStoreNotFound")
-    return store, cleanup_edit(edit_id, destination, store, _others(destination, store, view))
+def _own(current: Location, root: str, destination: Destination) -> set[str]:
+    """Return what a living Destination has now of a directory that it is leaving in the same place.
+
+    Raises:
+        InvalidObject: its documents may lie anywhere in that directory, so that none may be deleted.
+    """
+    if paths.is_within(current.root, root):
+        return {current.root}
+    if not paths.is_within(root, current.root):
+        return set()
+    if destination.spec.filepath.mode == "nestedByMetadata":
+        return {paths.join(current.root, directory) for directory in ("dependencies", "resources")}
+    raise InvalidObject(
+        f"path {root!r} lies inside the Destination's new path: remove by hand what is not wanted there"
+    )
 
 
 def _others(destination: Destination, store: StateStore, view: View) -> list[str]:

@@ -5,14 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from shared.kube import Clusters
+from shared.kube import Cluster, Clusters, Key
 from shared.queues import Queues
+from shared.reconcile.leases import Leases
 from shared.resources import Secret, StateStore
 from shared.settings import Settings
 from shared.writers import open_writer
 from shared.writers.base import Writer
 
 MAX_WRITERS: Final = 64  # a writer may keep a repository's trees; the least recently used one is closed
+
+_PLACES: Final = 20_000  # Destinations whose place is remembered
 
 Opener = Callable[[StateStore, Secret | None, Settings], Writer]
 
@@ -72,6 +75,24 @@ class Writers:
             await self._writers.popitem()[1].close()
 
 
+class Places:
+    """At which place Destinations were when this container last looked: a hint, never a reason to write."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, Key], str] = OrderedDict()
+
+    def of(self, cluster: str, namespace: str, destination: str) -> str:
+        """Return the place of the Destination that a WorkPlacement of a namespace names; empty if unknown."""
+        return self._known.get((cluster, (namespace, destination))) or self._known.get((cluster, ("", destination)), "")
+
+    def learn(self, cluster: str, key: Key, place: str) -> None:
+        """Remember the place of a Destination."""
+        self._known[cluster, key] = place
+        self._known.move_to_end((cluster, key))
+        while len(self._known) > _PLACES:
+            self._known.popitem(last=False)
+
+
 @dataclass
 class Connections:
     """All connections of one container; every use case gets them handed in."""
@@ -80,12 +101,21 @@ class Connections:
     clusters: Clusters = field(init=False)
     queues: Queues = field(init=False)
     writers: Writers = field(init=False)
+    places: Places = field(default_factory=Places)
     opener: Opener = open_writer
 
     def __post_init__(self) -> None:
         self.clusters = Clusters(self.settings)
         self.queues = Queues(self.settings)
         self.writers = Writers(self.settings, self.opener)
+        self._leases: dict[tuple[str, str], Leases] = {}
+
+    def leases(self, name: str, cluster: Cluster, role: str) -> Leases:
+        """Return the Leases of a cluster, as the function of that name takes them."""
+        found = self._leases.get((name, role))
+        if found is None or found.cluster is not cluster:
+            found = self._leases[name, role] = Leases(cluster, self.settings, role)
+        return found
 
     async def close(self) -> None:
         """Give everything back."""

@@ -1,7 +1,7 @@
 """What has to happen with a Destination as it is now. Pure: the cluster's objects in, decisions out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared import conditions, paths
 from shared.documents import canary_edit
@@ -66,12 +66,14 @@ def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | N
     has_finalizer = CLEANUP_FINALIZER in metadata.finalizers
     if metadata.being_deleted and (destination.spec.cleanup == "all" or not has_finalizer):
         return Decision(reference, cleanup=has_finalizer)
-    if destination.spec.cleanup == "all" and not has_finalizer:
-        # Nothing is written before the finalizer is there; setting it comes back as the next change.
-        return Decision(reference, Verdict(reference=reference, add_finalizers=(CLEANUP_FINALIZER,)))
     if destination.spec.cleanup == "none" and has_finalizer:
         return Decision(reference, Verdict(reference=reference, remove_finalizers=(CLEANUP_FINALIZER,)))
-    return _decide_write(reference, destination, view, checked or {})
+    decision = _decide_write(reference, destination, view, checked or {})
+    if destination.spec.cleanup == "all" and not has_finalizer and decision.write is None:
+        # One that may be written gets it with its first write (`locations.hold`).
+        verdict = decision.verdict or Verdict(reference=reference)
+        return replace(decision, verdict=verdict.model_copy(update={"add_finalizers": (CLEANUP_FINALIZER,)}))
+    return decision
 
 
 def says_nothing_new(verdict: Verdict, obj: Object) -> bool:

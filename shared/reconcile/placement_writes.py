@@ -2,20 +2,18 @@
 
 from collections.abc import Collection, Iterator, Mapping
 
-from shared.deadline import Deadline
 from shared.documents import Limits
 from shared.errors import LandfallError
-from shared.kube import Cluster, Key
+from shared.kube import Key
 from shared.plan import Edit, Outcome
-from shared.reconcile.connections import Connections
-from shared.reconcile.placing import ROOM_BYTES, Target, limits_of
-from shared.reconcile.store_batch import read_all, write_all
+from shared.reconcile.placing import ROOM_BYTES, Target
+from shared.reconcile.store_batch import StateStores
 from shared.reconcile.view import View
 from shared.resources import StateStore
 
 
 async def write_targets(
-    targets: Mapping[Key, Target], view: View, cluster: Cluster, connections: Connections, deadline: Deadline
+    targets: Mapping[Key, Target], view: View, stores: StateStores, limits: Limits
 ) -> dict[Key, Outcome]:
     """Write the WorkPlacements that are wanted: one changeset a State Store, of what fits into memory at once.
 
@@ -25,28 +23,27 @@ async def write_targets(
     Args:
         targets: by Destination.
         view: of the cluster.
-        cluster: where the State Stores' Secrets are.
-        connections: of this container.
-        deadline: of this invocation.
+        stores: to write to.
+        limits: of what a WorkPlacement may bring.
 
     Returns:
         What became of each WorkPlacement that is wanted.
     """
-    unreadable = await _read_records(targets, cluster, connections, deadline)
+    unreadable = await _read_records(targets, stores)
     outcomes = dict(unreadable)
     edits: dict[str, tuple[StateStore, Edit]] = {}
     placements: dict[str, list[Key]] = {}
     written: dict[str, Outcome] = {}
     room = ROOM_BYTES
     readable = [target for target in targets.values() if not target.wanted & unreadable.keys()]
-    for store, edit, keys in _edits(readable, view, limits_of(connections.settings)):
+    for store, edit, keys in _edits(readable, view, limits):
         size = sum(map(len, edit.files.values()))
         if edits and size > room:
-            written |= await write_all(edits, cluster, connections, deadline)
+            written |= await stores.write_all(edits)
             edits, room = {}, ROOM_BYTES
         edits[edit.id], placements[edit.id] = (store, edit), keys
         room -= size
-    written |= await write_all(edits, cluster, connections, deadline)
+    written |= await stores.write_all(edits)
     for target in readable:
         outcomes |= {key: error for key, error in target.refused.items() if key in target.wanted}
     return outcomes | {key: written[edit_id] for edit_id, keys in placements.items() for key in keys}
@@ -60,15 +57,13 @@ def _edits(targets: Collection[Target], view: View, limits: Limits) -> Iterator[
             yield target.store, edit, keys
 
 
-async def _read_records(
-    targets: Mapping[Key, Target], cluster: Cluster, connections: Connections, deadline: Deadline
-) -> dict[Key, Outcome]:
+async def _read_records(targets: Mapping[Key, Target], stores: StateStores) -> dict[Key, Outcome]:
     """Read the records of mode none; return why it failed for all WorkPlacements of those Destinations where it did."""
     asked = {key: (target.store, paths) for key, target in targets.items() if (paths := target.record_paths())}
     if not asked:
         return {}
     failed: dict[Key, Outcome] = {}
-    for key, answer in (await read_all(asked, cluster, connections, deadline)).items():
+    for key, answer in (await stores.read_all(asked)).items():
         if isinstance(answer, LandfallError):
             failed.update(dict.fromkeys(targets[key].wanted, answer))
         else:

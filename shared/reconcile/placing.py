@@ -9,8 +9,9 @@ from shared.documents import Limits
 from shared.errors import InvalidObject, LandfallError
 from shared.kube import Key, Object
 from shared.plan import Edit
+from shared.reconcile.locations import directories_annotation, recorded_directories
 from shared.resources import Destination, StateStore
-from shared.works import WorkPlacement
+from shared.works import REPO_FINALIZER, STATE_FILE_FINALIZER, WorkPlacement
 
 # Of documents, inflated, that are made into edits at a time: an eighth of the template's memory for write-documents, as
 # joining and packing them take the same again, and again.
@@ -29,6 +30,7 @@ class Target:
         written: keys of the living ones that have been written before, by their status.
         refused: by key, why a WorkPlacement cannot be written.
         records: in mode none, the content of the record of each WorkPlacement that has one, by its path.
+        remembered: in mode nestedByMetadata, the directories that WorkPlacements say they have been written to.
     """
 
     destination: Destination
@@ -38,6 +40,7 @@ class Target:
     written: set[Key] = field(default_factory=set)
     refused: dict[Key, LandfallError] = field(default_factory=dict)
     records: Mapping[str, bytes] = field(default_factory=dict)
+    remembered: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def root(self) -> str:
@@ -55,8 +58,42 @@ class Target:
             self.all[key] = WorkPlacement.parse(obj)
         except InvalidObject as error:
             self.refused[key] = error
+        if self.mode == "nestedByMetadata" and (directories := recorded_directories(obj)):
+            self.remembered[key] = directories
         if (obj.get("status") or {}).get("versionID") and not obj["metadata"].get("deletionTimestamp"):
             self.written.add(key)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether one that is wanted has been in another directory, which may be a neighbour's by now."""
+        return any(set(self.remembered.get(key, ())) - {self.directory(key)} for key in self.wanted)
+
+    def directory(self, key: Key) -> str:
+        """Return a WorkPlacement's directory below the Destination's; empty in other modes, and where it has none."""
+        if self.mode != "nestedByMetadata" or key not in self.all:
+            return ""
+        try:
+            return documents.placement_directory("", self.all[key])
+        except InvalidObject:
+            return ""
+
+    def missing(self, key: Key, obj: Object) -> Object:
+        """Return what to merge into a WorkPlacement's metadata before it is written; empty where nothing is missing.
+
+        One that leaves is not held any more. The first directory is remembered with the finalizers, or afterwards.
+        """
+        metadata = obj["metadata"]
+        if metadata.get("deletionTimestamp"):
+            return {}
+        patch: Object = {}
+        finalizers = list(metadata.get("finalizers") or ())
+        needed = (REPO_FINALIZER, STATE_FILE_FINALIZER) if self.mode == "none" else (REPO_FINALIZER,)
+        if not set(needed) <= set(finalizers):
+            patch["finalizers"] = list(dict.fromkeys([*finalizers, *needed]))
+        directory, known = self.directory(key), self.remembered.get(key, ())
+        if directory and directory not in known and (known or patch):
+            patch["annotations"] = directories_annotation([*known, directory])
+        return patch
 
     def record_paths(self) -> list[str]:
         """Return the paths of the records that have to be read before edits can be made."""
@@ -80,9 +117,23 @@ class Target:
         for key, placement in self._wanted():
             try:
                 files = {} if placement.metadata.being_deleted else documents.documents(placement, limits)
-                yield documents.nested_edit(_id(key), placement, self.root, files), [key]
+                edit = documents.nested_edit(_id(key), placement, self.root, files)
+                yield replace(edit, prune=edit.prune | self._left(key)), [key]
             except LandfallError as error:
                 self.refused[key] = error
+
+    def _left(self, key: Key) -> frozenset[str]:
+        """Return the directories that a WorkPlacement has left and that are no neighbour's by now."""
+        left = set(self.remembered.get(key, ())) - {self.directory(key)}
+        if not left:
+            return frozenset()
+        living = (other for other, one in self.all.items() if other != key and not one.metadata.being_deleted)
+        taken = {self.directory(other) for other in living}
+        return frozenset(
+            paths.join(self.root, one)
+            for one in left
+            if not any(paths.is_within(one, other) or paths.is_within(other, one) for other in taken if other)
+        )
 
     def _flat(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
         owners = self._owners()

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from shared import conditions
 from shared.deadline import Deadline
 from shared.errors import KubernetesConflict, KubernetesError, KubernetesUnavailable, LandfallError
-from shared.kube import Cluster, Key, Object
-from shared.messages import Verdict
+from shared.kube import Cluster, Key, Object, key_of, together
+from shared.messages import Reference, Verdict
 from shared.observability import logger
 from shared.queues import Outgoing
 from shared.reconcile.batch import Share, for_each_cluster
 from shared.reconcile.connections import Connections
+from shared.resources import CLEANUP_FINALIZER
 
 _GET_AT_MOST = 100  # WorkPlacements one by one; a list of them brings all documents
+_DECIDED_AGAIN_SECONDS = 2  # later, so that a State Store that fails every other time is not asked without pause
 _ATTEMPTS = 5  # at an object that others keep changing; then the queue delivers the verdict again
 
 
@@ -46,6 +49,130 @@ async def report(messages: Mapping[str, Verdict], connections: Connections, dead
     return await for_each_cluster(shares, report_share, connections, deadline)
 
 
+@dataclass
+class _Report:
+    """What is reported of one cluster's objects, and what follows.
+
+    Attributes:
+        facts: what may be worth an Event.
+        memories: annotations to be set on objects.
+        again: objects to be decided about once more, with the queue that brings them there.
+    """
+
+    cluster: Cluster
+    deadline: Deadline
+    facts: list[_Fact] = field(default_factory=list)
+    memories: list[tuple[Object, dict[str, str]]] = field(default_factory=list)
+    again: dict[tuple[str, str, Key], Reference] = field(default_factory=dict)
+
+    async def all(self, kind: str, key: Key, obj: Object | None, verdicts: Sequence[Verdict]) -> LandfallError | None:
+        """Report all verdicts about an object; return why it has to be done again.
+
+        Args:
+            kind: of the object.
+            key: its namespace and name.
+            obj: as its verdict has seen it, or as it is; None where it has to be read first.
+            verdicts: about it.
+        """
+        current = obj
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                if current is None:
+                    read = await self.cluster.get(kind, *key, self.deadline)
+                    if read is None:
+                        return None
+                    current = {**read, "kind": kind}
+                await self._report(current, verdicts)
+            except KubernetesConflict as error:
+                if attempt == _ATTEMPTS:
+                    return error
+                current = None
+            except LandfallError as error:
+                return error
+            else:
+                return None
+        return None
+
+    async def _report(self, obj: Object, verdicts: Sequence[Verdict]) -> None:
+        holding = [verdict for verdict in verdicts if self._holds(verdict, obj)]
+        for verdict in holding:
+            if verdict.reason == conditions.CLEANUP_SKIPPED:  # with the finalizer goes the object, and all that it says
+                await self.record(_Fact(obj, verdict))
+            elif verdict.reason == conditions.LEFT_BEHIND:
+                self.facts.append(_Fact(obj, verdict))
+        chosen = conditions.latest(holding)
+        for verdict in chosen:
+            self._doubt(verdict, obj, holding)
+            changed = await self._set_condition(obj, verdict)
+            if changed is None:
+                return
+            obj = {**changed, "kind": obj["kind"]}
+        wanted = _finalizers(obj, holding)
+        if annotations := {name: text for verdict in holding for name, text in verdict.annotations.items()}:
+            self.memories.append((obj, annotations))
+        if wanted == (obj["metadata"].get("finalizers") or []):
+            return
+        try:
+            await self.cluster.patch_finalizers(obj, wanted, self.deadline)
+        except (KubernetesConflict, KubernetesUnavailable):
+            raise
+        except KubernetesError as error:
+            await self._set_condition(obj, conditions.finalizer_failed(holding[0].reference, error))
+
+    def _holds(self, verdict: Verdict, obj: Object) -> bool:
+        """Whether a verdict is still about the object as it is; where that is not sure, it is decided once more."""
+        if conditions.is_stale(verdict, obj):
+            return False
+        if conditions.was_decided_on(verdict, obj):
+            return True
+        self._decide_again(verdict, obj)
+        return False
+
+    def _doubt(self, verdict: Verdict, obj: Object, verdicts: Sequence[Verdict]) -> None:
+        """Have an object decided about once more where this verdict may have overtaken, or been overtaken by, another.
+
+        Outcomes that say what the object says already are not sent, so a late one of the contrary meets no conflict.
+        Whatever turns a condition round is therefore followed by a decision that sees it turned (failures 31).
+        """
+        others = {other.status for other in verdicts if other.type == verdict.type and not other.first_seen}
+        if conditions.turns(verdict, obj) or len(others) > 1:
+            self._decide_again(verdict, obj)
+
+    def _decide_again(self, verdict: Verdict, obj: Object) -> None:
+        if verdict.first_seen:
+            return
+        kind, key = verdict.reference.kind, key_of(obj)
+        queue = _queue_of(verdict, obj)
+        self.again[queue, kind, key] = Reference.to(obj, kind, verdict.reference.cluster)
+
+    async def _set_condition(self, obj: Object, verdict: Verdict) -> Object | None:
+        """Patch the condition where it changes; return the object as it is now, None if it is gone."""
+        merged = conditions.merged(verdict, obj)
+        now: Object | None = obj
+        if merged is not None:
+            now = await self.cluster.patch_status(obj, merged, self.deadline)
+        if now is not None:
+            self.facts.append(_Fact(obj, verdict))
+        return now
+
+    async def remember(self, obj: Object, annotations: Mapping[str, str]) -> None:
+        """Set annotations, if the object is still as it was; where it is not, the next write has them set."""
+        try:
+            await self.cluster.patch(obj, {"metadata": {"annotations": dict(annotations)}}, self.deadline)
+        except LandfallError as error:
+            logger.warning("%s/%s does not remember where it was written yet: %s", *key_of(obj), error)
+
+    async def record(self, fact: _Fact) -> None:
+        """Record the Event of a fact, if it is worth one."""
+        event = conditions.event_of(fact.verdict, fact.before)
+        if event is None:
+            return
+        try:
+            await self.cluster.record_event(fact.before, event, self.deadline)
+        except LandfallError as error:  # the condition says the same; an Event is worth no second delivery
+            logger.warning("the Event %s of %s was not recorded: %s", event.reason, fact.verdict.reference, error)
+
+
 async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline: Deadline) -> Share:
     groups: dict[str, dict[Key, dict[str, Verdict]]] = {}
     for message_id, verdict in share.items():
@@ -54,7 +181,7 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
         by_key.setdefault((reference.namespace, reference.name), {})[message_id] = verdict
     failures: dict[str, Exception] = {}
     outgoing: list[Outgoing] = []
-    facts: list[_Fact] = []
+    report = _Report(cluster, deadline)
     for kind, by_key in groups.items():
         try:
             seen = {key: obj for key, verdicts in by_key.items() if (obj := _seen(kind, verdicts.values())) is not None}
@@ -65,7 +192,7 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
             continue
         async with asyncio.TaskGroup() as group:
             tasks = {
-                key: group.create_task(_report_all(cluster, obj, list(by_key[key].values()), facts, deadline))
+                key: group.create_task(report.all(kind, key, {**obj, "kind": kind}, list(by_key[key].values())))
                 for key, obj in objects.items()
             }
         for key, task in tasks.items():
@@ -75,11 +202,22 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
             elif kind == "WorkPlacement" and _begins_or_ceases_to_fail(objects[key], by_key[key].values()):
                 reference = next(iter(by_key[key].values())).reference
                 outgoing.append(Outgoing("works", reference, frozenset(by_key[key])))
-    # Last: whoever waits for a condition waits for no other object's Event.
-    async with asyncio.TaskGroup() as group:
-        for fact in facts:
-            group.create_task(_record(cluster, fact, deadline))
+    for (queue, kind, key), reference in report.again.items():
+        outgoing.append(Outgoing(queue, reference, frozenset(groups[kind][key]), _DECIDED_AGAIN_SECONDS))
+    # Last: a condition that is waited for waits for no other object's Event.
+    await together(report.remember(obj, annotations) for obj, annotations in report.memories)
+    await together(report.record(fact) for fact in report.facts)
     return failures, outgoing
+
+
+def _queue_of(verdict: Verdict, obj: Object) -> str:
+    """Return the queue of the function that decides about a condition of an object."""
+    kind = verdict.reference.kind
+    if kind == "Work" or verdict.type == conditions.SCHEDULE_SUCCEEDED:
+        return "works"
+    if kind == "WorkPlacement":
+        return "documents"
+    return "cleanup" if kind == "Destination" and obj["metadata"].get("deletionTimestamp") else "canary"
 
 
 def _seen(kind: str, verdicts: Collection[Verdict]) -> Object | None:
@@ -88,7 +226,9 @@ def _seen(kind: str, verdicts: Collection[Verdict]) -> Object | None:
     Where it has changed since, the API server refuses the patch (409), and the object is read then.
     """
     (verdict, *others) = verdicts
-    return None if others or verdict.seen is None else {**verdict.seen, "kind": kind}
+    if others or verdict.seen is None or "status" not in verdict.seen:
+        return None
+    return {**verdict.seen, "kind": kind}
 
 
 def _begins_or_ceases_to_fail(before: Object, verdicts: Iterable[Verdict]) -> bool:
@@ -97,87 +237,19 @@ def _begins_or_ceases_to_fail(before: Object, verdicts: Iterable[Verdict]) -> bo
     return bool(now) and conditions.write_failed(before) != ("False" in now)
 
 
-async def _report_all(
-    cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], facts: list[_Fact], deadline: Deadline
-) -> LandfallError | None:
-    """Report all verdicts about an object; `facts` gets what is worth an Event."""
-    current: Object | None = obj
-    for attempt in range(1, _ATTEMPTS + 1):
-        if current is None:
-            return None
-        try:
-            await _report(cluster, current, verdicts, facts, deadline)
-        except KubernetesConflict as error:
-            if attempt == _ATTEMPTS:
-                return error
-            namespace, name = current["metadata"].get("namespace") or "", current["metadata"]["name"]
-            try:
-                current = await cluster.get(current["kind"], namespace, name, deadline)
-            except LandfallError as unreadable:
-                return unreadable
-            if current is not None:
-                current = {**current, "kind": obj["kind"]}
-        except LandfallError as error:
-            return error
-        else:
-            return None
-    return None
-
-
-async def _report(
-    cluster: Cluster, obj: Object, verdicts: Sequence[Verdict], facts: list[_Fact], deadline: Deadline
-) -> None:
-    current = [verdict for verdict in verdicts if not conditions.is_stale(verdict, obj)]
-    for skipped in current:
-        if skipped.reason == conditions.CLEANUP_SKIPPED:  # with the finalizer goes the object, and all that it says
-            await _record(cluster, _Fact(obj, skipped), deadline)
-    for verdict in conditions.latest(current):
-        changed = await _set_condition(cluster, obj, verdict, facts, deadline)
-        if changed is None:
-            return
-        obj = {**changed, "kind": obj["kind"]}
-    wanted = _finalizers(obj, current)
-    if wanted == (obj["metadata"].get("finalizers") or []):
-        return
-    try:
-        await cluster.patch_finalizers(obj, wanted, deadline)
-    except (KubernetesConflict, KubernetesUnavailable):
-        raise
-    except KubernetesError as error:
-        failed = conditions.finalizer_failed(current[0].reference, error)
-        await _set_condition(cluster, obj, failed, facts, deadline)
-
-
-async def _set_condition(
-    cluster: Cluster, obj: Object, verdict: Verdict, facts: list[_Fact], deadline: Deadline
-) -> Object | None:
-    """Patch the condition where it changes; return the object as it is now, None if it is gone."""
-    merged = conditions.merged(verdict, obj)
-    now: Object | None = obj
-    if merged is not None:
-        now = await cluster.patch_status(obj, merged, deadline)
-    if now is not None:
-        facts.append(_Fact(obj, verdict))
-    return now
-
-
-async def _record(cluster: Cluster, fact: _Fact, deadline: Deadline) -> None:
-    event = conditions.event_of(fact.verdict, fact.before)
-    if event is None:
-        return
-    try:
-        await cluster.record_event(fact.before, event, deadline)
-    except LandfallError as error:  # the condition tells the same; an Event is worth no second delivery
-        logger.warning("the Event %s of %s was not recorded: %s", event.reason, fact.verdict.reference, error)
-
-
 def _finalizers(obj: Object, verdicts: Sequence[Verdict]) -> list[str]:
-    """Return the finalizers that the object should have; none is added to an object that is being deleted."""
+    """Return the finalizers that the object should have.
+
+    None is added to an object that is being deleted, and none removed from one that is not: a removal that comes late
+    would let an object go whose files are there again. Only a cleanup that was turned off takes its finalizer along.
+    """
     metadata = obj["metadata"]
+    leaving = bool(metadata.get("deletionTimestamp"))
+    turned_off = (obj.get("spec") or {}).get("cleanup", "none") != "all"
     finalizers = list(metadata.get("finalizers") or [])
     for verdict in sorted(verdicts, key=lambda v: v.decided_at):
-        for added in verdict.add_finalizers:
-            if added not in finalizers and not metadata.get("deletionTimestamp"):
-                finalizers.append(added)
-        finalizers = [finalizer for finalizer in finalizers if finalizer not in verdict.remove_finalizers]
+        if not leaving:
+            finalizers += [added for added in verdict.add_finalizers if added not in finalizers]
+        removed = {f for f in verdict.remove_finalizers if leaving or (f == CLEANUP_FINALIZER and turned_off)}
+        finalizers = [finalizer for finalizer in finalizers if finalizer not in removed]
     return finalizers

@@ -1,6 +1,6 @@
 """What the cluster says now about the Destinations of a batch: read again, never taken from a message."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -10,6 +10,7 @@ from shared.deadline import Deadline
 from shared.errors import InvalidObject, StateStoreNotReady
 from shared.kube import Cluster, Key, Object, key_of, together
 from shared.messages import Reference
+from shared.reconcile.leases import lease_name
 from shared.resources import STORE_KINDS, Destination, Secret, SecretRef, StateStore, parse_state_store
 
 StoreKey = tuple[str, str, str]  # kind, namespace, name
@@ -43,23 +44,6 @@ class View:
             {key_of(obj): obj for obj in destinations},
             {(obj["kind"], *key_of(obj)): obj for objects in stores for obj in objects},
         )
-
-    @classmethod
-    async def of(cls, name: str, cluster: Cluster, keys: Iterable[Key], deadline: Deadline) -> Self:
-        """Read some Destinations, and the State Stores that they refer to.
-
-        Raises:
-            KubernetesError: an object could not be read.
-        """
-        destinations = await cluster.read_many("Destination", set(keys), deadline)
-        wanted: dict[str, set[Key]] = {kind: set() for kind in STORE_KINDS}
-        for obj in destinations.values():
-            ref = (obj.get("spec") or {}).get("stateStoreRef") or {}
-            if ref.get("kind") in wanted and ref.get("name"):
-                wanted[ref["kind"]] |= {(namespace, ref["name"]) for namespace in ("", key_of(obj)[0])}
-        stores = await together(cluster.read_many(kind, wanted[kind], deadline) for kind in STORE_KINDS)
-        found = zip(STORE_KINDS, stores, strict=True)
-        return cls(name, destinations, {(kind, *key): obj for kind, by_key in found for key, obj in by_key.items()})
 
     def store(self, destination: Destination) -> StateStore | None:
         """Return a Destination's State Store, or None where it does not exist.
@@ -102,12 +86,30 @@ class View:
         return [*self._waiting, *(other for other in self._by_root.get(root, ()) if other != key)]
 
     def reference(self, obj: Mapping[str, Any], *, kind: str = "Destination", attempt: int = 0) -> Reference:
-        """Return a reference to an object as it is now."""
-        return Reference.to(obj, kind, self.cluster, attempt)
+        """Return a reference to an object as it is now, a Destination's with its place."""
+        reference = Reference.to(obj, kind, self.cluster, attempt)
+        place = self.place(key_of(obj)) if kind == "Destination" else ""
+        return reference.model_copy(update={"place": place}) if place else reference
 
     def store_reference(self, key: StoreKey, attempt: int = 0) -> Reference:
-        """Return a reference to a State Store as it is now."""
-        return self.reference(self.stores[key], kind=key[0], attempt=attempt)
+        """Return a reference to a State Store as it is now, with its place."""
+        reference = self.reference(self.stores[key], kind=key[0], attempt=attempt)
+        return reference.model_copy(update={"place": self.store_place(key)})
+
+    def place(self, key: Key) -> str:
+        """Return the Lease of a Destination's State Store; empty where it has none that can be written to."""
+        root = self._roots.get(key)
+        return "" if root is None else lease_name(root[0])
+
+    def store_place(self, key: StoreKey) -> str:
+        """Return a State Store's Lease; empty where it is gone or cannot be read."""
+        obj = self.stores.get(key)
+        if obj is None:
+            return ""
+        try:
+            return place_of(parse_state_store(obj))
+        except InvalidObject:
+            return ""
 
     def roots(self, store: StateStore) -> dict[Key, tuple[Destination, str]]:
         """Return the Destinations of one place to write to, each with its directory there.
@@ -192,6 +194,11 @@ class View:
 def _age(destination: Destination) -> tuple[float, str, str]:
     created = destination.metadata.creation_timestamp
     return (created.timestamp() if created else 0.0, destination.metadata.namespace, destination.name)
+
+
+def place_of(store: StateStore) -> str:
+    """Return the name of a State Store's Lease."""
+    return lease_name(store.identity)
 
 
 def store_key(store: StateStore) -> StoreKey:

@@ -14,7 +14,12 @@ class Writer(ABC):
 
     A writer compares before it writes: an edit that changes nothing costs no write, and an edit whose outcome is
     unknown (a cut connection, a time-out) is settled by looking again.
+
+    Attributes:
+        in_doubt: whether a call of the last write that was cut off may still take effect in the State Store.
     """
+
+    in_doubt: bool = False
 
     @abstractmethod
     async def write(self, edits: Sequence[Edit], deadline: Deadline) -> dict[str, Outcome]:

@@ -55,9 +55,13 @@ class BucketWriter(Writer):
             OutOfTime: the deadline passed before anything was written.
         """
         sound = [edit for edit in edits if _is_sound(edit)]
+        self._bucket.in_doubt = self.in_doubt = False
         existing = await survey(self._bucket, sound, deadline) if sound else {}
         plan = compute(edits, Listing(existing), digest)
-        errors = await self._carry_out(edits, plan, deadline)
+        try:
+            errors = await self._carry_out(edits, plan, deadline)
+        finally:
+            self.in_doubt = self._bucket.in_doubt
         return {edit.id: _outcome(edit, plan, errors) for edit in edits}
 
     async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:

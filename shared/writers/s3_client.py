@@ -90,6 +90,7 @@ class Bucket:
         self._slots = asyncio.Semaphore(settings.bucket_concurrency)
         self._stack = AsyncExitStack()
         self._deletes_in_bulk = True
+        self.in_doubt = False  # whether a call that changes something was cut off, and may still take effect
 
     async def list(self, prefix: str, deadline: Deadline, *, token: str | None = None, max_keys: int = 1000) -> Page:
         """Return one page of the objects whose keys begin with a prefix, in the order of their keys."""
@@ -134,7 +135,7 @@ class Bucket:
 
     async def put(self, key: str, content: bytes, deadline: Deadline) -> None:
         """Write an object; repeating it does no harm, so an unknown outcome is settled by repetition."""
-        if not await self._call(deadline, lambda s3: self._puts.put(s3, key, content)):
+        if not await self._call(deadline, lambda s3: self._puts.put(s3, key, content), changes=True):
             raise s3_errors.no_s3(self.where)
 
     async def get(self, key: str, deadline: Deadline) -> bytes | None:
@@ -233,7 +234,7 @@ class Bucket:
         while True:
             objects: Any = [{"Key": key} for key in left]
             delete = functools.partial(self._delete_objects, objects)
-            reply = await self._call(deadline, delete) if self._deletes_in_bulk else None
+            reply = await self._call(deadline, delete, changes=True) if self._deletes_in_bulk else None
             if reply is None:
                 self._deletes_in_bulk = False
                 return errors | await self._delete_singly(left, deadline)
@@ -258,12 +259,17 @@ class Bucket:
 
     async def _delete_singly(self, keys: Sequence[str], deadline: Deadline) -> dict[str, LandfallError]:
         async def one(key: str) -> None:
-            await self._call(deadline, lambda s3: s3.delete_object(Bucket=self.name, Key=key))
+            await self._call(deadline, lambda s3: s3.delete_object(Bucket=self.name, Key=key), changes=True)
 
         return await self.each(keys, one)
 
-    async def _call(self, deadline: Deadline, operation: Callable[["S3Client"], Awaitable[_Result]]) -> _Result:
-        """Make a call, again where that can help and the deadline allows it."""
+    async def _call(
+        self, deadline: Deadline, operation: Callable[["S3Client"], Awaitable[_Result]], *, changes: bool = False
+    ) -> _Result:
+        """Make a call, again where that can help and the deadline allows it.
+
+        A call that `changes` something and is cut off may take effect later, whatever a repetition answers.
+        """
         last: LandfallError | None = None
         attempt = 0
         while True:
@@ -276,6 +282,7 @@ class Bucket:
             except OutOfTime as error:
                 raise (last or error) from None
             except s3_errors.FAILURES as error:
+                self.in_doubt = self.in_doubt or (changes and s3_errors.was_cut_off(error))
                 if isinstance(error, TimeoutError) and deadline.passed:
                     raise (last or _out_of_time(self.where)) from None
                 last = s3_errors.translate(error, self.where, limit)

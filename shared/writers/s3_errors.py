@@ -95,6 +95,12 @@ def attempts_for(error: Exception) -> int:
     return _ONE
 
 
+def was_cut_off(error: Exception) -> bool:
+    """Whether a call failed without an answer after it may have been sent."""
+    connecting = isinstance(error, ConnectTimeoutError) or isinstance(_cause(error), aiohttp.ClientConnectorError)
+    return not isinstance(error, ClientError) and not connecting and ours_in(error) is None
+
+
 def is_retried_code(code: str) -> bool:
     """Whether an entry of DeleteObjects' `Errors` with that code may succeed when it is sent again."""
     return code in _RETRIED_CODES

@@ -266,7 +266,6 @@ def _environment(world: World) -> dict[str, str]:
         "LANDFALL_STORE_DEADLINE_SECONDS": "8",
         "LANDFALL_KUBERNETES_TIMEOUT_SECONDS": "4",
         "LANDFALL_CLEANUP_GRACE_SECONDS": "6",
-        "LANDFALL_SWEEP_DELAY_SECONDS": "15",
         "LANDFALL_FIRST_SEEN_DELAY_SECONDS": "2",
         "LANDFALL_CLEANUP_GIVE_UP_SECONDS": "25",
         "AWS_ACCESS_KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", "local"),

@@ -96,7 +96,6 @@ def deployment(
     monkeypatch.setenv("LANDFALL_SQS_ENDPOINT_URL", sqs.url)
     monkeypatch.setenv("LANDFALL_KUBECONFIG", str(cluster.kubeconfig))
     monkeypatch.setenv("LANDFALL_ALLOWED_NETWORKS", "127.0.0.0/8")
-    monkeypatch.setenv("LANDFALL_SWEEP_DELAY_SECONDS", "0")
     for name, value in sqs.environment().items():
         monkeypatch.setenv(name, value)
     runtime.close()

@@ -180,31 +180,6 @@ def test_cleanup_deletes_the_files_of_a_destination_that_is_being_deleted(
     assert minio.keys(bucket) == ["destinations/developer.yaml"]
     (verdict,) = deployment.received("status")
     assert verdict["remove_finalizers"] == ["kratix.io/destination-cleanup"]
-    (later,) = deployment.received("cleanup")
-    assert (later["kind"], later["name"], later["path"]) == ("BucketStateStore", "default", "destinations/dev")
-
-
-def test_a_sweep_removes_canaries_that_nobody_owns_and_nothing_else(
-    deployment: Deployment, minio: Minio, event: Event
-) -> None:
-    bucket = declare(deployment, minio)
-    gone, living = "destinations/gone", "destinations/dev"
-    for root in (gone, living):
-        minio.put(bucket, f"{root}/dependencies/kratix-canary-namespace.yaml", b"left behind")
-        minio.put(bucket, f"{root}/resources/kratix-canary-configmap.yaml", b"left behind")
-        minio.put(bucket, f"{root}/dependencies/a-strangers.yaml", b"x")
-    batch = event("cleanup/references")
-    bodies = [{"kind": "BucketStateStore", "name": "default", "path": root} for root in (gone, living, "../escape")]
-    record = batch["Records"][0]
-    batch["Records"] = [{**record, "messageId": str(n), "body": json.dumps(body)} for n, body in enumerate(bodies)]
-    answer = handler("cleanup")(batch, deployment.context)
-    assert answer == {"batchItemFailures": [{"itemIdentifier": "2"}]}
-    assert minio.keys(bucket) == [
-        "destinations/dev/dependencies/a-strangers.yaml",
-        "destinations/dev/dependencies/kratix-canary-namespace.yaml",
-        "destinations/dev/resources/kratix-canary-configmap.yaml",
-        "destinations/gone/dependencies/a-strangers.yaml",
-    ]
 
 
 def test_a_work_is_placed_and_its_placement_written(deployment: Deployment, minio: Minio, event: Event) -> None:

@@ -22,7 +22,9 @@ OTHERS = {
     "rbac.authorization.k8s.io": ("clusterroles", "clusterrolebindings"),
     "apiextensions.k8s.io": ("customresourcedefinitions",),
     "platform.kratix.io": ("promises",),
+    "coordination.k8s.io": ("leases",),
 }
+NAMESPACES = {"leases": "landfall"}  # in which one is asked about, where that is not `default`
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 MORE_VERBS = {"clusterroles": ("bind", "escalate"), "serviceaccounts/token": ()}
 IMPERSONATED = (("", "users"), ("", "groups"), ("", "serviceaccounts"))
@@ -35,9 +37,12 @@ def apply(api: KubernetesApi) -> None:
     api.apply_crds(MANIFESTS / "crds")
     for obj in _manifests():
         if obj["apiVersion"].startswith("rbac.authorization.k8s.io/"):
-            kind = {"ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings"}[obj["kind"]]
-            path = f"/apis/rbac.authorization.k8s.io/v1/{kind}"
-            answer = api.request("POST", path, obj)
+            namespace = obj["metadata"].get("namespace")
+            scope = f"/namespaces/{namespace}" if namespace else ""
+            answer = api.request("POST", f"/apis/rbac.authorization.k8s.io/v1{scope}/{obj['kind'].lower()}s", obj)
+            assert answer.status in {201, 409}, answer
+        elif obj["kind"] == "Namespace":
+            answer = api.request("POST", "/api/v1/namespaces", obj)
             assert answer.status in {201, 409}, answer
 
 
@@ -95,7 +100,8 @@ def _questions() -> Iterable[tuple[str, str, dict[str, str]]]:
     resources += [(group, name) for group, names in OTHERS.items() for name in names]
     for group, full in resources:
         name, _, subresource = full.partition("/")
-        attributes = {"group": group, "resource": name, "subresource": subresource, "namespace": "default"}
+        attributes = {"group": group, "resource": name, "subresource": subresource}
+        attributes["namespace"] = NAMESPACES.get(name, "default")
         for verb in (*VERBS, *MORE_VERBS.get(full, ())):
             yield full, verb, {**attributes, "verb": verb}
     for group, name in IMPERSONATED:

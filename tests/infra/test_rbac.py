@@ -13,22 +13,22 @@ from tests.servers.kubernetes import KubernetesApi
 
 ENTRY = "AWS::EKS::AccessEntry"
 LISTED = {"destinations": "list", "bucketstatestores": "list", "gitstatestores": "list"}
-READ = dict.fromkeys(("destinations", "bucketstatestores", "gitstatestores"), "get list")
+WRITER = {**LISTED, "destinations": "list patch", "secrets": "get", "leases": "get create patch"}
 ALL = ("destinations", "bucketstatestores", "gitstatestores", "works", "workplacements")
 
 # Everything that is allowed; what is not here must be refused.
 ALLOWED = {
     "on-destination-change": {**LISTED, "workplacements": "list"},
     "resync": {**LISTED, "workplacements": "list"},
-    "write-canary": {**READ, "secrets": "get"},
+    "write-canary": WRITER,
     "on-work-change": {
         "destinations": "list",
         "works": "get list",
         "works/finalizers": "update",
         "workplacements": "get list create patch delete",
     },
-    "write-documents": {**LISTED, "workplacements": "get list", "secrets": "get"},
-    "cleanup": {**LISTED, "workplacements": "list delete", "secrets": "get"},
+    "write-documents": {**WRITER, "workplacements": "get list patch"},
+    "cleanup": {**WRITER, "workplacements": "list delete"},
     "status-report": {
         "destinations": "get list patch",
         "bucketstatestores": "get list",

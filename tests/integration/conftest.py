@@ -19,7 +19,6 @@ def environment(git_server: GitServer) -> dict[str, str]:
         "LANDFALL_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
         "LANDFALL_CA_BUNDLE": str(git_server.ca),
         "LANDFALL_RETRY_DELAYS_SECONDS": "1,1,1,2,2,2,5,5,5",
-        "LANDFALL_SWEEP_DELAY_SECONDS": "1",
         "LANDFALL_FIRST_SEEN_DELAY_SECONDS": "2",
         "LANDFALL_STORE_TIMEOUT_SECONDS": "5",
         "LANDFALL_STORE_DEADLINE_SECONDS": "20",

@@ -1,9 +1,9 @@
 """write-documents beside what happens to its WorkPlacements meanwhile, and after what it could not do (failures 19)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -13,15 +13,18 @@ from shared.errors import StoreUnavailable
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome
 from shared.queues import Outgoing, Queues
+from shared.reconcile.canaries import write_canaries
 from shared.reconcile.connections import Connections
 from shared.reconcile.deliveries import write_documents
 from shared.reconcile.reports import report
 from shared.settings import Settings
 from shared.writers.memory import MemoryWriter
-from tests.integration.kubernetes_proxy import Answer, Asked, Forward, KubernetesProxy, kubernetes_proxy
+from tests.integration.kubernetes_proxy import KubernetesProxy, kubernetes_proxy
 from tests.integration.platform_team import API_VERSION, GROUP, Platform
 from tests.integration.test_documents import packed
 from tests.servers.kubernetes import KubernetesApi
+
+Result = TypeVar("Result")
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,20 +40,22 @@ class Store(MemoryWriter):
 
     Attributes:
         meanwhile: happens once, when the next write is on its way and has not arrived.
+        answers: what that returned.
         batches: how many edits each changeset had.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[int] = []
+        self.answers: list[list[Outgoing]] = []
 
-    meanwhile: Callable[[], object] | None = None
+    meanwhile: Callable[[], list[Outgoing]] | None = None
 
     async def write(self, edits: Sequence[Edit], deadline: Deadline) -> dict[str, Outcome]:
         self.batches.append(len(edits))
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
-            await asyncio.to_thread(meanwhile)
+            self.answers.append(await asyncio.to_thread(meanwhile))
         return await super().write(edits, deadline)
 
 
@@ -87,10 +92,41 @@ class Delivery:
         assert await write_documents(messages, self.connections, Deadline.after(60)) == {}
         return self.queues.messages
 
-    async def report(self, sent: Iterable[Outgoing]) -> None:
-        """Report the verdicts among what was sent."""
-        verdicts = {str(at): item.message for at, item in enumerate(sent) if isinstance(item.message, Verdict)}
-        assert await report(verdicts, self.connections, Deadline.after(60)) == {}
+    async def canaries(self, *names: str) -> list[Outgoing]:
+        """Deliver a batch of Destinations to write-canary; return what was sent."""
+        self.queues.messages = []
+        messages = {name: Reference(kind="Destination", name=name) for name in names}
+        assert await write_canaries(messages, self.connections, Deadline.after(60)) == {}
+        return self.queues.messages
+
+    async def report(self, sent: Iterable[Outgoing]) -> list[Outgoing]:
+        """Report the verdicts among what was sent, one after the other; return what was sent in turn."""
+        self.queues.messages = []
+        for item in sent:
+            if isinstance(item.message, Verdict):
+                assert await report({"m": item.message}, self.connections, Deadline.after(60)) == {}
+        return self.queues.messages
+
+    def beside(self) -> "Delivery":
+        """Return another container of the function, at the same State Stores."""
+        settings = self.connections.settings.model_copy(update={"lease_wait_seconds": 0.1})
+        return Delivery(Connections(settings, opener=lambda *_: self.store), self.platform, self.store, self.proxy)
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Let this container work in a loop of its own, and end it."""
+
+        async def once() -> Result:
+            try:
+                return await work
+            finally:
+                await self.connections.close()
+
+        return asyncio.run(once())
+
+    def written(self, name: str) -> tuple[str, int]:
+        """Return status and observed generation of a WorkPlacement's WriteSucceeded."""
+        conditions = self.status(name).get("conditions") or ()
+        return next((c["status"], c["observedGeneration"]) for c in conditions if c["type"] == "WriteSucceeded")
 
     async def settle(self, mode: str, *names: str, content: bytes = b"1") -> dict[str, bytes]:
         """Declare a Destination, and WorkPlacements that are written; return the files."""
@@ -100,12 +136,12 @@ class Delivery:
         await self.report(await self.write(*names))
         return dict(self.store.files)
 
-    def place(self, name: str, content: bytes, promise: str = "") -> None:
+    def place(self, name: str, content: bytes, promise: str = "", destination: str = "worker-1") -> None:
         """Create or change a WorkPlacement."""
         workloads = [{"filepath": f"{name}.yaml", "content": packed(content)}]
-        labels = {"kratix.io/targetDestinationName": "worker-1"}
+        labels = {"kratix.io/targetDestinationName": destination}
         spec = {
-            "targetDestinationName": "worker-1",
+            "targetDestinationName": destination,
             "promiseName": promise or name,
             "id": "5058f",
             "workloads": workloads,
@@ -113,13 +149,6 @@ class Delivery:
         metadata = {"name": name, "labels": labels, "finalizers": FINALIZERS}
         obj = {"apiVersion": API_VERSION, "kind": "WorkPlacement", "metadata": metadata, "spec": spec}
         self.platform._apply(PLACEMENTS, name, obj)
-
-    def remove(self, name: str) -> None:
-        """Let a WorkPlacement be gone, as another function has removed its files and released it."""
-        patch: dict[str, Any] = {"metadata": {"finalizers": []}}
-        path = f"{PLACEMENTS}/{name}"
-        self.platform.api.call("PATCH", path, patch, content_type="application/merge-patch+json")
-        self.platform.api.call("DELETE", path)
 
     def status(self, name: str) -> dict[str, Any]:
         return dict((self.platform.object("workplacements", name) or {}).get("status") or {})
@@ -191,130 +220,112 @@ MODES = ["nestedByMetadata", "none", "aggregatedYAML"]
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_what_is_written_for_a_placement_that_is_gone_by_then_goes_and_its_neighbours_stay(
+async def test_a_deletion_waits_for_the_write_that_is_under_way_and_then_leaves_nothing_of_it(
     delivery: Delivery, mode: str
 ) -> None:
     before = await delivery.settle(mode, "b")
     delivery.place("a", b"late")
-    delivery.store.meanwhile = lambda: delivery.remove("a")
+    other = delivery.beside()
+
+    def delete() -> list[Outgoing]:
+        delivery.platform.delete_object("workplacements", "a")
+        return other.run(other.write("a"))
+
+    delivery.store.meanwhile = delete
+    written = await delivery.write("a")
+    (waiting,) = delivery.store.answers
+    assert words(waiting) == [("documents", "a", "attempt 0")]
+    (again,) = waiting
+    assert isinstance(again.message, Reference)
+    assert (again.message.hops, again.delay > 0) == (1, True)
     sent = await delivery.write("a")
+    assert words(sent) == [("status", "a", "finalizers")]
     assert delivery.store.files == before
-    assert [item for item in words(sent) if item[0] == "documents"] == []
-    delivery.remove("b")
-    delivery.place("c", b"late")
-    delivery.store.files.clear()
-    delivery.store.meanwhile = lambda: delivery.remove("c")
-    await delivery.write("c")
-    assert delivery.store.files == {}, "the last one"
+    await delivery.report([*written, *sent])  # the verdict of the write comes late, and is no longer about what is
+    assert delivery.platform.object("workplacements", "a") is None
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_what_changed_while_it_was_written_is_written_again(delivery: Delivery, mode: str) -> None:
-    platform = delivery.platform
+async def test_what_changes_while_it_is_written_waits_and_is_written_then(delivery: Delivery, mode: str) -> None:
     await delivery.settle(mode, "b")
     delivery.place("a", b"1")
-    delivery.store.meanwhile = lambda: delivery.place("a", b"2")
-    assert ("documents", "a", "attempt 0") in words(await delivery.write("a"))
-    assert words(await delivery.write("a")) == [("status", "a", "True")]
+    other = delivery.beside()
+
+    def change() -> list[Outgoing]:
+        delivery.place("a", b"2")
+        return other.run(other.write("a"))
+
+    delivery.store.meanwhile = change
+    first = await delivery.write("a")
+    assert words(delivery.store.answers[0]) == [("documents", "a", "attempt 0")]
+    second = await delivery.write("a")
+    assert words(second) == [("status", "a", "True")]
     assert any(b"2" in content for content in delivery.store.files.values())
-    delivery.place("a", b"3")
-    delivery.store.meanwhile = lambda: platform.delete_object("workplacements", "a")
-    assert ("documents", "a", "attempt 0") in words(await delivery.write("a"))
-    assert words(await delivery.write("a")) == [("status", "a", "finalizers")]
-    assert not any(b"3" in content for content in delivery.store.files.values())
+    await delivery.report(second)
+    await delivery.report(first)  # in reverse
+    assert delivery.written("a") == ("True", 2)
 
 
-@pytest.mark.parametrize("mode", MODES)
-async def test_what_was_created_again_under_its_name_meanwhile_has_its_own_files_in_the_end(
-    delivery: Delivery, mode: str
+@pytest.mark.parametrize("before", [[], ["worker-2"]], ids=["alone", "with another"])
+async def test_a_destination_that_moves_onto_the_path_of_another_is_refused_whatever_its_batch_knows(
+    delivery: Delivery, before: list[str]
 ) -> None:
-    def create_again() -> None:
-        delivery.remove("a")
-        delivery.place("a", b"new", promise="other")
-
-    await delivery.settle(mode, "b")
-    delivery.place("a", b"old")
-    delivery.store.meanwhile = create_again
-    assert ("documents", "a", "attempt 0") in words(await delivery.write("a"))
-    await delivery.write("a")
-    delivery.store.meanwhile = None
-    late = dict(delivery.store.files)
-    assert not any(b"old" in content for content in late.values())
-    delivery.store.files.clear()
-    await delivery.write("default", kind="BucketStateStore")
-    assert delivery.store.files == late
+    for name in ("worker-1", "worker-2"):
+        delivery.platform.destination(name, "bucket/default")
+    await delivery.canaries("worker-1", "worker-2")
+    files = dict(delivery.store.files)
+    delivery.platform.destination("worker-2", "bucket/default", path="worker-1", initWorkloads={"enabled": False})
+    sent = await delivery.canaries(*before, "worker-2")
+    (verdict,) = [item.message for item in sent if isinstance(item.message, Verdict)]
+    assert (verdict.reference.name, verdict.reason) == ("worker-2", "PathClash")
+    assert delivery.store.files == files
 
 
-async def test_in_mode_aggregated_yaml_who_came_meanwhile_is_written_with_the_others(delivery: Delivery) -> None:
-    await delivery.settle("aggregatedYAML", "a")
-    delivery.place("a", b"2")
-    delivery.store.meanwhile = lambda: delivery.place("b", b"1")
-    assert ("documents", "b", "attempt 0") in words(await delivery.write("a"))
-    assert ("documents", "a", "attempt 0") not in words(await delivery.write("b"))
-    assert delivery.store.files == {"worker-1/aggregated.yaml": b"2\n---\n1"}
-    delivery.place("a", b"3")
-    delivery.store.meanwhile = lambda: delivery.remove("b")
-    await delivery.write("a")
-    assert delivery.store.files == {"worker-1/aggregated.yaml": b"3"}, "a neighbour that is gone"
-
-
-async def test_a_directory_that_another_placement_has_by_then_is_left_to_that_one(delivery: Delivery) -> None:
-    def replace() -> None:
-        delivery.remove("a")
-        delivery.place("b", b"b", promise="a")
-
-    await delivery.settle("nestedByMetadata")
-    delivery.place("a", b"late")
-    delivery.store.meanwhile = replace
-    assert ("documents", "b", "attempt 0") in words(await delivery.write("a"))
-    await delivery.write("b")
-    assert delivery.store.files == {"worker-1/dependencies/a/5058f/b.yaml": b"b"}
-
-
-@pytest.mark.parametrize(("cleanup", "left"), [("all", 0), ("none", 1)])
-async def test_a_destination_that_went_with_all_its_files_gets_none_back(
-    delivery: Delivery, cleanup: str, left: int
-) -> None:
-    def go() -> None:
-        delivery.remove("a")
-        delivery.platform.delete("destinations", "worker-1")
-
-    delivery.platform.destination("worker-1", "bucket/default", cleanup=cleanup)
-    delivery.place("a", b"late")
-    delivery.store.meanwhile = go
-    await delivery.write("a")
-    assert len(delivery.store.files) == left
-
-
-@pytest.mark.parametrize(("count", "call"), [(1, "get workplacements"), (30, "list workplacements")])
-async def test_the_second_look_is_one_call_and_only_where_something_was_written(
-    delivery: Delivery, count: int, call: str
-) -> None:
-    names = [f"a-{number}" for number in range(count)]
-    await delivery.settle("nestedByMetadata", *names)
-    delivery.proxy.reset()
-    assert await delivery.write(*names) == []
-    unchanged = delivery.proxy.calls
-    delivery.store.files.clear()
-    delivery.proxy.reset()
-    assert await delivery.write(*names) == []
-    assert delivery.proxy.calls - unchanged == {call: 1}
-    assert len(delivery.store.files) == count
-
-
-async def test_where_the_second_look_fails_everything_of_the_store_is_written_once_more(delivery: Delivery) -> None:
+async def test_a_store_that_is_written_keeps_no_other_store_waiting(delivery: Delivery) -> None:
     await delivery.settle("nestedByMetadata", "a")
-    delivery.store.files.clear()
+    delivery.platform.bucket_store("other", endpoint="nowhere", bucketName="other", authMethod="IAM")
+    delivery.platform.destination("worker-2", "bucket/other")
+    delivery.place("a", b"2")
+    delivery.place("b", b"1", destination="worker-2")
+    other = delivery.beside()
+    delivery.store.meanwhile = lambda: other.run(other.write("b"))
+    await delivery.write("a")
+    assert words(delivery.store.answers[0]) == [("status", "b", "True")]
 
-    async def fault(asked: Asked, forward: Forward) -> Answer | None:
-        looks = delivery.proxy.calls["get workplacements"] > 1
-        return Answer.error(403, "Forbidden", "not now") if looks and asked.is_("get", "workplacements") else None
 
-    delivery.proxy.reset()
-    delivery.proxy.fault = fault
-    assert words(await delivery.write("a")) == [("documents", "default", "attempt 0")]
-    delivery.proxy.reset()
-    assert await delivery.write("default", kind="BucketStateStore") == []
+async def test_a_message_that_waits_too_often_fails_and_comes_nearer_to_the_dead_letter_queue(
+    delivery: Delivery,
+) -> None:
+    await delivery.settle("nestedByMetadata", "a")
+    delivery.place("a", b"2")
+    other = delivery.beside()
+    tired = Reference(kind="WorkPlacement", namespace="default", name="a", hops=delivery.connections.settings.max_hops)
+    failures: list[dict[str, Exception]] = []
+
+    def wait() -> list[Outgoing]:
+        failures.append(other.run(write_documents({"m": tired}, other.connections, Deadline.after(60))))
+        return []
+
+    delivery.store.meanwhile = wait
+    await delivery.write("a")
+    assert "has waited 200 times for Lease place-" in str(failures[0]["m"])
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["in order", "in reverse"])
+async def test_a_late_failure_does_not_outlive_the_success_that_had_nothing_new_to_say(
+    delivery: Delivery, reverse: bool
+) -> None:
+    await delivery.settle("nestedByMetadata", "a")
+    delivery.store.failure = StoreUnavailable("out of order")
+    failed = [item for item in await delivery.write("a") if item.queue == "status"]
+    delivery.store.failure = None
+    succeeded = await delivery.write("a")
+    assert succeeded == [], "the object says it already"
+    sent = await delivery.report([*succeeded, *failed] if reverse else [*failed, *succeeded])
+    assert delivery.written("a")[0] == "False"
+    assert ("documents", "a", "attempt 0") in words(sent), "what turned is decided once more"
+    await delivery.report(await delivery.write("a"))
+    assert delivery.written("a")[0] == "True"
 
 
 @pytest.mark.parametrize(

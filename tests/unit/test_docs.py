@@ -32,6 +32,7 @@ DECIDES = {
         "destination_failed",
         "finalizer_failed",
         "cleanup_skipped",
+        "files_left_behind",
         "_destination_event",
     ),
     "bucketstatestore": ("store_ready", "store_failed", "store_failed_message", "_store_event"),

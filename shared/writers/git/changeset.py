@@ -51,6 +51,7 @@ class Changeset:
         self.snapshot = cached
         self._verified = False  # whether the snapshot was fetched in this very session
         self._unsettled: set[str] = set()  # edits of a push whose answer never arrived
+        self.in_doubt = False  # whether such a push may still arrive
 
     def write(self, edits: Sequence[Edit]) -> dict[str, Outcome]:
         """Carry out the edits, and return what became of each.
@@ -65,6 +66,7 @@ class Changeset:
                 return self._retried(lambda: self._once(edits))
             except Moved:
                 self.snapshot = None
+                self.in_doubt = False  # what was pushed onto the old commit is refused by now
                 races += 1
                 if not self._session.pause(races):
                     raise StoreUnavailable(
@@ -108,6 +110,7 @@ class Changeset:
             push = self._prepare(snapshot, edits)
         if isinstance(push, _Push):
             self._deliver(push)
+            self.in_doubt = False  # the branch is past the commit that it was built on
             self.snapshot, plan = push.after, push.plan
         else:
             plan = push
@@ -152,6 +155,7 @@ class Changeset:
             except OutcomeUnknown as lost:
                 # The same commit is sent again if it did not arrive: should both arrive, they are one.
                 self._unsettled |= {edit for edit, touched in push.plan.touched.items() if touched}
+                self.in_doubt = True
                 error = lost.cause
             except Refused as refused:
                 now = self._open().advertised()

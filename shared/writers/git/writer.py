@@ -65,7 +65,16 @@ class GitWriter(Writer):
         """
         if not edits:
             return {}
-        return await self._run(lambda changeset: changeset.write(edits), deadline)
+        deadline.bound(self._settings.store_timeout_seconds)
+        self.in_doubt = True  # until the thread has come back, however this ends
+
+        def write(changeset: Changeset) -> dict[str, Outcome]:
+            try:
+                return changeset.write(edits)
+            finally:
+                self.in_doubt = changeset.in_doubt
+
+        return await self._run(write, deadline)
 
     async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:
         """Return the contents of those files of the branch that are there, by path; they come in one pack.

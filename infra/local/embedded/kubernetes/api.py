@@ -47,7 +47,7 @@ class KubernetesApi:
         self._kinds = {(k.group, k.version, k.plural): k for k in (*BUILT_IN, *read_kinds(definitions))}
         self._path = f"/{secrets.token_urlsafe(12)}"
         self._runner: web.AppRunner | None = None
-        for name in ("default", "kube-system"):
+        for name in ("default", "kube-system", "landfall"):
             self.store.create(self.kind("namespaces"), "", {"metadata": {"name": name}})
         for definition in definitions:
             self.store.create(self.kind("customresourcedefinitions"), "", definition)

@@ -70,6 +70,14 @@ BUILT_IN: Final = (
         ),
     ),
     Kind(
+        "coordination.k8s.io",
+        "v1",
+        "Lease",
+        "leases",
+        namespaced=True,
+        columns=(("Holder", ".spec.holderIdentity"),),
+    ),
+    Kind(
         "apiextensions.k8s.io",
         "v1",
         "CustomResourceDefinition",
