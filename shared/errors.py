@@ -15,6 +15,7 @@ LandfallError                 a sentence for the person who must act
 ├── KubernetesError           the Kubernetes API did not do what was asked
 │   ├── KubernetesConflict    the object has changed since it was read (409)
 │   └── KubernetesUnavailable unreachable, overloaded or out of reach for now
+│       └── KubernetesForbidden  our identity may not make the call: RBAC
 └── OutOfTime                 the function's own time is nearly over; the item goes back to its queue
 """
 
@@ -100,7 +101,7 @@ class StoreUnavailable(StateStoreError):
 
 
 class KubernetesError(LandfallError):
-    """The Kubernetes API refused a call for good."""
+    """The Kubernetes API refused a call for good: it is invalid, or a webhook, a policy or a quota says no."""
 
 
 class KubernetesConflict(KubernetesError):
@@ -113,6 +114,10 @@ class KubernetesUnavailable(KubernetesError):
     """The Kubernetes API could not be reached, or asks us to wait."""
 
     transient = True
+
+
+class KubernetesForbidden(KubernetesUnavailable):
+    """RBAC does not allow our identity the call; rights are mended outside, where no event tells us."""
 
 
 class QueueUnavailable(LandfallError):
