@@ -87,6 +87,11 @@ def kind_of(obj: Mapping[str, Any]) -> Kind:
     return str(obj.get("apiVersion") or ""), str(obj.get("kind") or "")
 
 
+def is_status_object(obj: Mapping[str, Any]) -> bool:
+    """Whether an object is a `Status`, the API server's own word; proxies of clusters leave out its apiVersion."""
+    return kind_of(obj) in {STATUS, ("", STATUS[1])}
+
+
 def not_kubernetes(answer: Answer, what: str, host: str) -> NotKubernetes:
     """Return the error for an answer that an API server does not give.
 
@@ -109,7 +114,7 @@ def translated(answer: Answer, what: str, host: str, advice: str) -> KubernetesE
         advice: what to check where our identity is refused.
     """
     found, status = answer.read(), answer.status
-    is_status = kind_of(found) == STATUS
+    is_status = is_status_object(found)
     message = str(found.get("message") or answer.reason)[:500] if is_status else answer.reason
     words = f"Kubernetes answered {status} to {what}: {message}"
     if is_overload(status):  # also without a Status: load balancers say 502 and 503, and mean the same

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -14,8 +13,9 @@ from shared.kube.access import Access, access_to
 from shared.kube.answers import STATUS, Gone, Kind, NotFound, NotKubernetes, Object
 from shared.kube.connection import Connection, ResponseTooLarge, together
 from shared.kube.discovery import serves
+from shared.kube.event_objects import event_object
 from shared.kube.paging import PageSize
-from shared.resources import API_VERSION, GROUP, VERSION
+from shared.resources import GROUP, VERSION
 from shared.settings import Settings
 
 # Where each kind lives: the API's prefix and the plural name.
@@ -76,7 +76,7 @@ class Cluster:
         self,
         kind: str,
         deadline: Deadline,
-        labels: Mapping[str, str] | str = "",
+        labels: Mapping[str, str] | str | None = None,
         *,
         namespace: str = "",
         metadata_only: bool = False,
@@ -101,7 +101,8 @@ class Cluster:
         api_version, name = _kind(kind)
         kinds = [(api_version, f"{name}List"), *([_PARTIAL_LIST] if metadata_only else [])]
         accept = _METADATA_LIST if metadata_only else "application/json"
-        selector = labels if isinstance(labels, str) else ",".join(f"{k}={v}" for k, v in sorted(labels.items()))
+        given = labels or {}
+        selector = given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in sorted(given.items()))
         query: dict[str, str] = {"labelSelector": selector} if selector else {}
         size = PageSize.first(kind, metadata_only=metadata_only)
         seen: set[str] = set()
@@ -144,7 +145,7 @@ class Cluster:
         self,
         kind: str,
         deadline: Deadline,
-        labels: Mapping[str, str] | str = "",
+        labels: Mapping[str, str] | str | None = None,
         *,
         namespace: str = "",
         metadata_only: bool = False,
@@ -158,6 +159,20 @@ class Cluster:
         """
         pages = self.pages(kind, deadline, labels, namespace=namespace, metadata_only=metadata_only)
         return [obj async for page in pages for obj in page]
+
+    async def exists(self, kind: str, deadline: Deadline) -> bool:
+        """Return whether there is any object of a kind.
+
+        Raises:
+            KubernetesError: as `pages`.
+        """
+        prefix, plural = PLURALS[kind]
+        api_version, name = _kind(kind)
+        kinds = ((api_version, f"{name}List"), _PARTIAL_LIST)
+        page = await self._call(
+            kind, "GET", f"{prefix}/{plural}", deadline, kinds=kinds, query={"limit": "1"}, accept=_METADATA_LIST
+        )
+        return bool(page and page.get("items"))
 
     async def read_many(
         self,
@@ -258,32 +273,9 @@ class Cluster:
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
-        metadata = obj["metadata"]
-        namespace = metadata.get("namespace") or "default"  # where Kubernetes keeps Events of cluster-scoped objects
-        digest = sha256("\0".join((metadata["uid"], fact.type, fact.reason, fact.message)).encode()).hexdigest()
-        name = f"{metadata['name'][:200]}.{digest[:16]}"
         now = rfc3339(datetime.now(UTC))
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": name, "namespace": namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": obj["kind"],
-                "name": metadata["name"],
-                "namespace": metadata.get("namespace", ""),
-                "uid": metadata["uid"],
-                "resourceVersion": metadata.get("resourceVersion", ""),
-            },
-            "type": fact.type,
-            "reason": fact.reason,
-            "message": fact.message,
-            "source": {"component": "landfall"},
-            "reportingComponent": "landfall",
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
+        event = event_object(obj, fact, now)
+        namespace, name = key_of(event)
         prefix, plural = PLURALS["Event"]
         while True:
             try:
