@@ -14,6 +14,7 @@ from shared.queues import Outgoing
 from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, retry
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import decide
+from shared.reconcile.directories import sharing
 from shared.reconcile.placement_writes import write_targets
 from shared.reconcile.placing import Target
 from shared.reconcile.second_look import SecondLook
@@ -82,6 +83,7 @@ async def _read(name: str, tasks: Tasks, cluster: Cluster, deadline: Deadline) -
         labels = [{DESTINATION_LABEL: destination} for destination in sorted(crowded)]
         found = await together(cluster.list_all("WorkPlacement", deadline, wanted) for wanted in labels)
         batch.surround({key_of(obj): obj for objects_ in found for obj in objects_})
+    batch.surround(await sharing(list(batch.targets.values()), batch.objects.keys(), cluster, deadline))
     return batch
 
 
@@ -157,7 +159,7 @@ class _Batch:
         for key, obj in objects.items():
             destination_key = self.view.target(key[0], _target(obj))
             target = None if destination_key is None else self.targets.get(destination_key)
-            if target is None or target.mode == "nestedByMetadata" or key in self.objects:
+            if target is None or key in self.objects:
                 continue
             if conditions.write_failed(obj):  # what stood in its way may be leaving or mended with this batch
                 origin = frozenset[str]().union(*(self.origins[wanted] for wanted in target.wanted))
