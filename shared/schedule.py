@@ -22,8 +22,8 @@ class Placed:
         group: id of its workload group.
         destination: that it is at.
         leaving: whether it is being deleted.
-        unwritten_at_none: whether its Destination does not exist and nothing was ever written for it: it was made while
-            its Destination was being deleted, and goes as it would have gone with it.
+        unwritten_at_none: whether its Destination does not exist and it was never written. It was created while the
+            Destination was being deleted, after cleanup had listed the WorkPlacements, so it is deleted now.
     """
 
     name: str
@@ -143,7 +143,7 @@ def schedule(work: Work, placed: Sequence[Placed], destinations: Sequence[Destin
 def _by_group(work: Work, placed: Sequence[Placed]) -> tuple[list[str], dict[str, list[Placed]]]:
     """Return the names of WorkPlacements that dangle, and the others by group.
 
-    What is there for a group that cannot be read now stays as it is: nobody knows what the group is to be.
+    WorkPlacements of a group that cannot be read now stay as they are.
     """
     refused = {group.id for group in work.spec.refused_groups}
     groups = {group.id for group in work.spec.workload_groups} | refused
@@ -160,8 +160,8 @@ def _by_group(work: Work, placed: Sequence[Placed]) -> tuple[list[str], dict[str
 def _named(wanted: Sequence[Placement], placed: Sequence[Placed]) -> tuple[list[Placement], list[Refusal]]:
     """Return the placements that can have their names, and why the others cannot.
 
-    Kratix's names are not unique: ids that begin with the same five characters, and dots on either side of the one that
-    separates Work and Destination, give one name to two placements. Who has it keeps it, else the first one gets it.
+    Kratix's names are not unique: ids that begin with the same five characters give one name to two placements. An
+    existing WorkPlacement keeps its name; otherwise the first group gets it.
     """
     holders = {one.name: (one.group, one.destination) for one in placed}
     kept: list[Placement] = []

@@ -1,4 +1,4 @@
-"""What a Kubernetes API answers, told from what anything in between answers."""
+"""Responses of the Kubernetes API: checked, translated into our errors, and told apart from a proxy's responses."""
 
 import json
 import re
@@ -14,13 +14,13 @@ Kind = tuple[str, str]  # apiVersion and kind
 
 STATUS: Final[Kind] = ("v1", "Status")
 
-# How an authorizer says no, whichever one it is (k8s.io/apiserver, responsewriters.ForbiddenMessage). Admission
-# webhooks, policies and quotas say Forbidden as well, but in words of their own.
+# The message of every authorizer (k8s.io/apiserver, responsewriters.ForbiddenMessage). Admission webhooks, policies and
+# quotas have the same reason, Forbidden, with messages of their own.
 _NOT_ALLOWED: Final = re.compile(r'\bUser "[^"]*" cannot \S+ (?:resource|path)\b')
 
 
 class Gone(KubernetesUnavailable):
-    """410: what a continued list began with is no longer kept."""
+    """410: the snapshot that a continued list began with has expired."""
 
 
 class NotFound(KubernetesError):
@@ -28,7 +28,7 @@ class NotFound(KubernetesError):
 
 
 class NotKubernetes(KubernetesUnavailable):
-    """Something else than the API server answered; nothing follows from it for any object.
+    """A proxy or another server answered instead of the API server; the answer says nothing about any object.
 
     Attributes:
         status: of HTTP.
@@ -93,9 +93,9 @@ def is_status_object(obj: Mapping[str, Any]) -> bool:
 
 
 def not_kubernetes(answer: Answer, what: str, host: str) -> NotKubernetes:
-    """Return the error for an answer that an API server does not give.
+    """Return the error for an answer that no API server gives.
 
-    The body is not quoted: a page may show the request's own headers, and those hold our token.
+    The body is not quoted: some servers echo the request's headers, which hold our token.
     """
     parts = [f"HTTP {answer.status}"]
     parts += [f"{name} {value[:60]!r}" for name in ("Content-Type", "Server") if (value := answer.headers.get(name))]

@@ -83,8 +83,8 @@ class Cluster:
     ) -> AsyncIterator[list[Object]]:
         """Yield all objects of a kind, page by page; nothing where the cluster does not serve the kind.
 
-        A page has at most some 8 MiB, so whoever keeps none of them needs memory for one. Each object comes once: as it
-        was when the list began or, where the list took longer than the API server keeps that moment, as it was later.
+        A page has about 8 MiB at most. A caller that keeps no page needs memory for one; do not read many lists side by
+        side. Each object comes once: from the snapshot that the list began with or, where that expired, a later one.
 
         Args:
             kind: of the objects.

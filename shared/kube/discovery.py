@@ -1,4 +1,4 @@
-"""Whether a cluster serves a kind at all: what its API server says of itself, and nothing else."""
+"""Discovery: whether a cluster serves a kind at all."""
 
 from typing import Final
 

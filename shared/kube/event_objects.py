@@ -16,7 +16,7 @@ def event_object(obj: Object, fact: EventFact, now: str) -> dict[str, Any]:
 
     Args:
         obj: that it is about.
-        fact: to be told.
+        fact: that it states.
         now: in RFC 3339.
     """
     metadata = obj["metadata"]

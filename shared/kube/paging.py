@@ -1,13 +1,13 @@
-"""How many objects a list call asks for: the API's `limit` bounds their number, and a function's memory their bytes."""
+"""The `limit` of list calls: it bounds the number of objects only, so it follows from the bytes of the last page."""
 
 from dataclasses import dataclass
 from typing import Final, Self
 
 PAGE: Final = 500  # objects a page at most; the API server's own clients use the same
 PAGE_BYTES: Final = 8 * 1024 * 1024  # a page is meant to have no more
-_GROWTH: Final = 8  # times the last page's objects at most: what comes may be larger than what came
+_GROWTH: Final = 8  # times the last limit at most: the next objects may be larger than the last ones
 
-# Kinds that hold documents begin with so many: etcd takes objects of 1.5 MiB, and five of those fit into a page.
+# The first limit of kinds that hold documents: an object in etcd has up to 1.5 MiB, and five of those fit into a page.
 _OF_DOCUMENTS: Final = {"Work": 5, "WorkPlacement": 5}
 
 
@@ -17,7 +17,7 @@ class PageSize:
 
     Attributes:
         limit: objects.
-        most: objects; more have proved too many.
+        most: objects; more exceeded the bound of a response.
         bytes: of the last page.
     """
 

@@ -1,4 +1,4 @@
-"""One WorkPlacement of a Work: what it is to be, whose it is, and how it becomes that (spec section 7)."""
+"""One WorkPlacement of a Work: its desired state, its owner, its create, update and delete (spec section 7)."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -27,9 +27,9 @@ _ATTEMPTS: Final = 5  # at a WorkPlacement that others keep changing
 
 
 def owner_of(placement: Object) -> tuple[str, str]:
-    """Return uid and name of the Work that a WorkPlacement belongs to.
+    """Return uid and name of the Work that owns a WorkPlacement.
 
-    The uid is empty where no owner reference tells it: then the label does. Both are empty where nothing does.
+    Without an owner reference the uid is empty and the name is the label's; both are empty without that label.
     """
     metadata = placement["metadata"]
     for owner in metadata.get("ownerReferences") or ():
@@ -39,7 +39,7 @@ def owner_of(placement: Object) -> tuple[str, str]:
 
 
 def belongs_to(placement: Object, work: Object) -> bool:
-    """Whether a WorkPlacement is a Work's, not one's of a like name or of an earlier time."""
+    """Whether a Work owns a WorkPlacement: by uid, so that an earlier Work of the same name does not count."""
     uid, name = owner_of(placement)
     return uid == uid_of(work) if uid else name == work["metadata"]["name"]
 
@@ -133,8 +133,8 @@ async def remove(found: Object, work: Object, cluster: Cluster, deadline: Deadli
         work: as it was read after that.
         cluster: that they are in.
         deadline: of the calls.
-        dangling: whether it goes because the Work does not ask for it: then one that is of a newer generation than
-            this Work stays, as another run knows more.
+        dangling: whether it is deleted because the Work does not ask for it. Then one that was made from a newer
+            generation than this Work stays.
 
     Raises:
         KubernetesError: the API refused or could not be reached.
@@ -194,7 +194,7 @@ def _taken(want: Object, known: Object, work: Object) -> str:
 
 async def _bring_up_to_date(want: Object, known: Object, cluster: Cluster, deadline: Deadline) -> Object | None:
     if known["metadata"].get("deletionTimestamp") or generation_of(known) > generation_of(want):
-        return None  # it goes, or another run has read a newer Work than we have
+        return None  # it is being deleted, or was made from a newer Work than ours
     metadata: dict[str, Any] = {}
     for part in ("labels", "annotations"):
         now, wants = known["metadata"].get(part) or {}, want["metadata"][part]

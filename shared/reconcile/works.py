@@ -33,8 +33,8 @@ async def place_works(
         deadline: of this invocation.
 
     Returns:
-        By message id: why it has to be delivered again. A Work that a message for all failed on is sent a message of
-        its own instead.
+        By message id: why it has to be delivered again. Where a message means all Works, each Work that failed is
+        requeued instead.
     """
 
     async def place(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
@@ -46,7 +46,7 @@ async def place_works(
                 results = await each(batch.place(key, obj, cluster, deadline) for key, obj in works.items())
                 for (key, obj), result in zip(works.items(), results, strict=True):
                     batch.settle(key, obj, result if isinstance(result, _Result) else _Result([], result))
-        except LandfallError as error:  # what is done by now is reported all the same
+        except LandfallError as error:  # what was done before is reported
             return {**dict.fromkeys(share, error), **batch.failures}, batch.outgoing
         return batch.failures, batch.outgoing
 
@@ -69,8 +69,8 @@ class _Result(NamedTuple):
 class _Batch:
     """One cluster's share of a batch.
 
-    WorkPlacements are read before Works: so what a Work does not ask for when it is read was there before, and is not
-    one that a later generation of it has just brought.
+    WorkPlacements are read before Works. In the other order, a WorkPlacement of a group that was added in between would
+    look dangling.
 
     Attributes:
         tasks: what the messages are about.

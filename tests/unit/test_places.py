@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from shared import documents
 from shared.documents import Limits, state_file
+from shared.plan import Edit
 from shared.reconcile.directories import directory_label
 from shared.reconcile.placing import Target
 from shared.resources import BucketStateStore, Destination
@@ -149,3 +151,19 @@ def test_a_directory_label_is_the_directorys_and_the_destinations() -> None:
     assert len({here, *others}) == 7
     assert label(promiseName="a/b") == "", "it has no directory"
     assert all(len(value) <= 63 for value in others)
+
+
+def test_mode_none_looks_for_each_document_at_its_own_paths_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed: what each of many WorkPlacements is told of the others' files (failures 45)."""
+    told: list[int] = []
+    flat_edit = documents.flat_edit
+
+    def counting(*args: Any, **kwargs: Any) -> Edit:
+        told.append(len(kwargs["others"]))
+        return flat_edit(*args, **kwargs)
+
+    monkeypatch.setattr(documents, "flat_edit", counting)
+    names = [f"w{number}" for number in range(200)]
+    found, refused = edits("none", *(placement(name, 0) for name in names), wanted=names)
+    assert (len(found), refused) == (200, {})
+    assert told == [0] * 200
