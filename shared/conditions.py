@@ -78,7 +78,7 @@ def destination_failed(reference: Reference, ref: StateStoreRef | None, error: E
 
 
 def finalizer_failed(reference: Reference, error: LandfallError) -> Verdict:
-    """Return the verdict of an object whose finalizers could not be changed, with the reason that its kind has for it."""
+    """Return the verdict of an object whose finalizers could not be changed, with a reason of its kind."""
     if reference.kind == "Work":
         return work_not_scheduled(reference, (), f"its finalizers could not be changed: {error}")
     if reference.kind == "WorkPlacement":
