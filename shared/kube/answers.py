@@ -120,7 +120,7 @@ def translated(answer: Answer, what: str, host: str, advice: str) -> KubernetesE
     if is_overload(status):  # also without a Status: load balancers say 502 and 503, and mean the same
         return KubernetesUnavailable(words)
     if status == HTTPStatus.UNAUTHORIZED:
-        return KubernetesUnavailable(f"{words} ({advice})")
+        return KubernetesForbidden(f"{words} ({advice})")
     if not is_status:
         return not_kubernetes(answer, what, host)
     if status == HTTPStatus.FORBIDDEN and _NOT_ALLOWED.search(message):

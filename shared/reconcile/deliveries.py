@@ -216,6 +216,8 @@ class _Batch:
         if outcome is None or (leaving and (isinstance(outcome, Written) or _waited_enough(obj, outcome, settings))):
             if finalizers:
                 yield Outgoing("status", Verdict(reference=reference, remove_finalizers=finalizers).seeing(obj), origin)
+            if not leaving:  # placed while its Destination was being deleted: its Work is to be placed anew
+                yield Outgoing("works", reference, origin)
             return
         if isinstance(outcome, LandfallError):
             yield Outgoing("status", conditions.placement_failed(reference, str(outcome)).seeing(obj), origin)

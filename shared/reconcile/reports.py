@@ -1,7 +1,7 @@
 """status-report: put verdicts on their objects: conditions, finalizers, Events."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from shared import conditions
@@ -72,7 +72,7 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
             error_of_object = task.result()
             if error_of_object is not None:
                 failures.update(dict.fromkeys(by_key[key], error_of_object))
-            elif kind == "WorkPlacement" and _concerns_its_work(objects[key], by_key[key].values()):
+            elif kind == "WorkPlacement" and _begins_or_ceases_to_fail(objects[key], by_key[key].values()):
                 reference = next(iter(by_key[key].values())).reference
                 outgoing.append(Outgoing("works", reference, frozenset(by_key[key])))
     # Last: whoever waits for a condition waits for no other object's Event.
@@ -91,15 +91,10 @@ def _seen(kind: str, verdicts: Collection[Verdict]) -> Object | None:
     return None if others or verdict.seen is None else {**verdict.seen, "kind": kind}
 
 
-def _concerns_its_work(before: Object, verdicts: Collection[Verdict]) -> bool:
-    """Whether the Work of a WorkPlacement has to be looked at: it has to say something else now, or be placed again.
-
-    A living WorkPlacement that is let go has lost its Destination.
-    """
+def _begins_or_ceases_to_fail(before: Object, verdicts: Iterable[Verdict]) -> bool:
+    """Whether the Work of a WorkPlacement has to say something else about it now."""
     now = {verdict.status for verdict in verdicts if verdict.type == conditions.WRITE_SUCCEEDED}
-    begins_or_ceases_to_fail = bool(now) and conditions.write_failed(before) != ("False" in now)
-    is_let_go = any(verdict.remove_finalizers for verdict in verdicts)
-    return begins_or_ceases_to_fail or (is_let_go and not before["metadata"].get("deletionTimestamp"))
+    return bool(now) and conditions.write_failed(before) != ("False" in now)
 
 
 async def _report_all(
