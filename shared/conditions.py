@@ -79,7 +79,11 @@ def destination_failed(reference: Reference, ref: StateStoreRef | None, error: E
 
 
 def finalizer_failed(reference: Reference, error: LandfallError) -> Verdict:
-    """Return the verdict of a Destination whose finalizer could not be changed."""
+    """Return the verdict of an object whose finalizers could not be changed, with a reason of its kind."""
+    if reference.kind == "Work":
+        return work_not_scheduled(reference, (), f"its finalizers could not be changed: {error}")
+    if reference.kind == "WorkPlacement":
+        return placement_failed(reference, f"its finalizers could not be changed: {error}")
     return _verdict(reference, "False", "DestinationFinalizerUpdateFailed", str(error))
 
 

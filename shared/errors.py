@@ -15,7 +15,7 @@ LandfallError                 a sentence for the person who must act
 ├── KubernetesError           the Kubernetes API did not do what was asked
 │   ├── KubernetesConflict    the object has changed since it was read (409)
 │   └── KubernetesUnavailable unreachable, overloaded or out of reach for now
-│       └── KubernetesForbidden  this function may not make the call (401, 403)
+│       └── KubernetesForbidden  our identity may not make the call (401, or 403 of RBAC)
 └── OutOfTime                 the function's own time is nearly over; the item goes back to its queue
 """
 
@@ -101,7 +101,7 @@ class StoreUnavailable(StateStoreError):
 
 
 class KubernetesError(LandfallError):
-    """The Kubernetes API refused a call for good."""
+    """The Kubernetes API refused a call for good: it is invalid, or a webhook, a policy or a quota says no."""
 
 
 class KubernetesConflict(KubernetesError):
@@ -117,7 +117,7 @@ class KubernetesUnavailable(KubernetesError):
 
 
 class KubernetesForbidden(KubernetesUnavailable):
-    """This function may not make the call; it may be allowed to any minute, and no event tells us."""
+    """Our identity is not accepted, or RBAC does not allow it the call; both are mended without an event for us."""
 
 
 class QueueUnavailable(LandfallError):

@@ -6,6 +6,7 @@ an object that cannot be carried out raises `InvalidObject` with a sentence that
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
@@ -23,7 +24,13 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 CLEANUP_FINALIZER = "kratix.io/destination-cleanup"
 
+MAX_NAME: Final = 253  # characters of an object's name (Kubernetes, "Object Names and IDs")
+MAX_LABEL: Final = 63  # characters of a label's value (Kubernetes, "Syntax and character set")
+
 STORE_KINDS: Final = ("BucketStateStore", "GitStateStore")
+_LABEL: Final = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?)?", re.ASCII)
+_SUBDOMAIN: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+
 StoreKind = Literal["BucketStateStore", "GitStateStore"]
 
 
@@ -170,7 +177,9 @@ class Resource(Model):
                 }
             )
         except ValidationError as error:
-            raise InvalidObject("; ".join(_sentence(problem) for problem in error.errors(include_url=False))) from None
+            raise InvalidObject(
+                "; ".join(sentence_of(problem) for problem in error.errors(include_url=False))
+            ) from None
 
 
 class Destination(Resource):
@@ -234,6 +243,16 @@ def parse_state_store(obj: Mapping[str, Any]) -> StateStore:
         InvalidObject: as `parse` of the kind.
     """
     return GitStateStore.parse(obj) if obj.get("kind") == "GitStateStore" else BucketStateStore.parse(obj)
+
+
+def is_label_value(value: str) -> bool:
+    """Whether a text can be a label's value (Kubernetes, "Labels and Selectors", syntax and character set)."""
+    return len(value) <= MAX_LABEL and _LABEL.fullmatch(value) is not None
+
+
+def is_object_name(name: str) -> bool:
+    """Whether a text can be the name of an object: an RFC 1123 DNS subdomain (Kubernetes, "Object Names and IDs")."""
+    return len(name) <= MAX_NAME and _SUBDOMAIN.fullmatch(name) is not None
 
 
 class Secret(Model):
@@ -300,7 +319,8 @@ class Secret(Model):
             raise StateStoreNotReady(f"secret key {key} of Secret {self.name} is not UTF-8 text") from None
 
 
-def _sentence(problem: Any) -> str:
+def sentence_of(problem: Any) -> str:
+    """Return what is wrong with a field, and what to write instead, for one of pydantic's errors."""
     field = ".".join(str(part) for part in problem["loc"])
     kind, context, given = problem["type"], problem.get("ctx") or {}, problem.get("input")
     if kind == "missing":

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from shared.resources import Destination
-from shared.works import DRY_RUN_LABEL, Work, WorkloadGroup
+from shared.errors import InvalidObject
+from shared.resources import MAX_LABEL, MAX_NAME, Destination, is_label_value, is_object_name
+from shared.works import DRY_RUN_LABEL, WORK_LABEL, Work, WorkloadGroup
 
 # Rising priority: what a Promise says outweighs what its workflows say.
 _PRIORITY: Final = {"resource-workflow": 0, "promise-workflow": 1, "promise": 2}
@@ -21,12 +22,15 @@ class Placed:
         group: id of its workload group.
         destination: that it is at.
         leaving: whether it is being deleted.
+        unwritten_at_none: whether its Destination does not exist and it was never written. It was created while the
+            Destination was being deleted, after cleanup had listed the WorkPlacements, so it is deleted now.
     """
 
     name: str
     group: str
     destination: str
     leaving: bool = False
+    unwritten_at_none: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,19 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a group cannot be brought to a Destination, or to any.
+
+    Attributes:
+        group: its id; empty where that cannot be read.
+        why: a sentence that says what to change.
+    """
+
+    group: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """Where the groups of a Work go.
 
@@ -55,12 +72,14 @@ class Schedule:
         dangling: names of WorkPlacements whose group the Work has no longer, or has at another Destination; they go.
         unscheduled: ids of groups that no Destination takes.
         misplaced: ids of groups with a misplaced placement.
+        refused: what cannot be placed; all else can.
     """
 
     placements: tuple[Placement, ...]
     dangling: tuple[str, ...]
     unscheduled: tuple[str, ...]
     misplaced: tuple[str, ...]
+    refused: tuple[Refusal, ...] = ()
 
 
 def schedule(work: Work, placed: Sequence[Placed], destinations: Sequence[Destination]) -> Schedule:
@@ -74,36 +93,93 @@ def schedule(work: Work, placed: Sequence[Placed], destinations: Sequence[Destin
         work: to be scheduled.
         placed: its WorkPlacements that exist.
         destinations: all there are.
+
+    Raises:
+        InvalidObject: no WorkPlacement of the Work could have its label.
     """
-    placements: list[Placement] = []
+    if not is_label_value(work.name):
+        words = f"metadata.name {work.name!r} is over {MAX_LABEL} characters, which the label {WORK_LABEL} cannot hold"
+        raise InvalidObject(f"{words}: create the Work under a shorter name")
+    refused = [Refusal(group.id, group.why) for group in work.spec.refused_groups]
+    wanted: list[Placement] = []
     unscheduled: list[str] = []
     misplaced: list[str] = []
-    groups = {group.id for group in work.spec.workload_groups}
-    dangling = [p.name for p in placed if p.group not in groups]
+    dangling, by_group = _by_group(work, placed)
     for group in work.spec.workload_groups:
-        mine = [p for p in placed if p.group == group.id]
+        if not is_label_value(group.id):
+            words = f"workload group id {group.id[:100]!r} cannot be the value of a label"
+            refused.append(
+                Refusal(group.id, f"{words} (at most {MAX_LABEL} of letters, digits, '-', '_', '.'): rename it")
+            )
+            continue
+        mine = by_group.get(group.id, [])
         found = candidates(group, destinations, dry_run=work.is_dry_run)
         if not work.is_resource_request:
             chosen = [d.name for d in found]
         elif mine:
-            matching = [d for d in found if any(p.destination == d.name for p in mine)]
+            at = {p.destination for p in mine}
+            matching = [d for d in found if d.name in at]
             chosen = [_kept(work, group, matching, mine).name] if matching else []
             spare = {d.name for d in matching}.difference(chosen)
             dangling += [p.name for p in mine if p.destination in spare]
             mine = [p for p in mine if p.destination not in spare]
         else:
             chosen = [choose(work, group, found).name] if found else []
-        names = dict.fromkeys(chosen, False) | {p.destination: True for p in mine if p.destination not in chosen}
+        existing = {p.destination: p.name for p in mine}
+        names = dict.fromkeys(chosen, False) | dict.fromkeys(existing.keys() - set(chosen), True)
         if not names:
             unscheduled.append(group.id)
         if any(names.values()):
             misplaced.append(group.id)
-        existing = {p.destination: p.name for p in mine}
-        placements += [
+        wanted += [
             Placement(existing.get(name) or placement_name(work, name, group), group, name, is_misplaced)
             for name, is_misplaced in sorted(names.items())
         ]
-    return Schedule(tuple(placements), tuple(sorted(dangling)), tuple(unscheduled), tuple(misplaced))
+    placements, without_name = _named(wanted, placed)
+    refused += without_name
+    return Schedule(tuple(placements), tuple(sorted(dangling)), tuple(unscheduled), tuple(misplaced), tuple(refused))
+
+
+def _by_group(work: Work, placed: Sequence[Placed]) -> tuple[list[str], dict[str, list[Placed]]]:
+    """Return the names of WorkPlacements that dangle, and the others by group.
+
+    WorkPlacements of a group that cannot be read now stay as they are.
+    """
+    refused = {group.id for group in work.spec.refused_groups}
+    groups = {group.id for group in work.spec.workload_groups} | refused
+    dangling: list[str] = []
+    by_group: dict[str, list[Placed]] = {}
+    for one in placed:
+        if one.unwritten_at_none or (one.group not in groups and "" not in refused):
+            dangling.append(one.name)
+        else:
+            by_group.setdefault(one.group, []).append(one)
+    return dangling, by_group
+
+
+def _named(wanted: Sequence[Placement], placed: Sequence[Placed]) -> tuple[list[Placement], list[Refusal]]:
+    """Return the placements that can have their names, and why the others cannot.
+
+    Kratix's names are not unique: ids that begin with the same five characters give one name to two placements. An
+    existing WorkPlacement keeps its name; otherwise the first group gets it.
+    """
+    holders = {one.name: (one.group, one.destination) for one in placed}
+    kept: list[Placement] = []
+    refused: list[Refusal] = []
+    for placement in wanted:
+        own = (placement.group.id, placement.destination)
+        holder = holders.setdefault(placement.name, own)
+        if holder != own:
+            words = f"WorkPlacement {placement.name!r} is of workload group {holder[0]!r} at Destination {holder[1]!r}"
+            why = f"{words}, and {own[0]!r} at {own[1]!r} would have the same name: rename the group or the Destination"
+            refused.append(Refusal(placement.group.id, why))
+        elif not is_object_name(placement.name):
+            words = f"{placement.name[:300]!r} cannot be the name of a WorkPlacement"
+            rule = f"a lowercase RFC 1123 subdomain of at most {MAX_NAME} characters"
+            refused.append(Refusal(own[0], f"{words} ({rule}): rename the Work, the Destination or the workload group"))
+        else:
+            kept.append(placement)
+    return kept, refused
 
 
 def candidates(group: WorkloadGroup, destinations: Iterable[Destination], *, dry_run: bool) -> list[Destination]:
@@ -146,7 +222,7 @@ def placement_name(work: Work, destination: str, group: WorkloadGroup) -> str:
 
 def _takes(destination: Destination, wanted: Mapping[str, str]) -> bool:
     labels = destination.metadata.labels
-    if destination.metadata.being_deleted:
+    if destination.metadata.being_deleted or not is_label_value(destination.name):
         return False
     if labels.get(DRY_RUN_LABEL) == "true" and wanted.get(DRY_RUN_LABEL) != "true":
         return False

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
-from shared.resources import Model, Resource
+from shared.resources import Model, Resource, sentence_of
 
 WORK_FINALIZER: Final = "kratix.io/work-cleanup"
 REPO_FINALIZER: Final = "finalizers.workplacement.kratix.io/repo-cleanup"
@@ -17,6 +17,9 @@ DESTINATION_LABEL: Final = "kratix.io/targetDestinationName"
 PIPELINE_LABEL: Final = "kratix.io/pipeline-name"
 MISPLACED_LABEL: Final = "kratix.io/misplaced"
 DRY_RUN_LABEL: Final = "kratix.io/dry-run"
+
+# What two WorkPlacements share that have one directory at one Destination (mode nestedByMetadata): a digest of both.
+DIRECTORY_LABEL: Final = "landfall.kratix.io/directory"
 
 # Which generation of its Work a WorkPlacement has the documents of: told by its metadata alone, without its documents.
 WORK_GENERATION_ANNOTATION: Final = "landfall.kratix.io/work-generation"
@@ -54,12 +57,53 @@ class WorkloadGroup(Model):
     workloads: tuple[dict[str, Any], ...] = Field((), repr=False)
 
 
+class RefusedGroup(Model):
+    """A workload group that cannot be read; the others of its Work can.
+
+    Attributes:
+        id: empty where even that cannot be read.
+        why: a sentence that names the field.
+    """
+
+    id: str = ""
+    why: str
+
+
 class WorkSpec(Model):
-    """`spec` of a Work."""
+    """`spec` of a Work.
+
+    Attributes:
+        workload_groups: that can be read.
+        refused_groups: the others; ours, no field of the object.
+    """
 
     promise_name: str = ""
     resource_name: str = ""
     workload_groups: tuple[WorkloadGroup, ...] = ()
+    refused_groups: tuple[RefusedGroup, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _each_group_for_itself(cls, spec: Any) -> Any:
+        given = spec.get("workloadGroups") if isinstance(spec, dict) else None
+        if not isinstance(given, list | tuple):
+            return spec
+        groups: dict[str, WorkloadGroup] = {}
+        refused: list[RefusedGroup] = []
+        for number, one in enumerate(given):
+            where = f"spec.workloadGroups[{number}]"
+            id_ = one.get("id") if isinstance(one, dict) and isinstance(one.get("id"), str) else ""
+            try:
+                group = WorkloadGroup.model_validate(one)
+            except ValidationError as error:
+                why = "; ".join(f"{where}: {sentence_of(problem)}" for problem in error.errors(include_url=False))
+                refused.append(RefusedGroup(id=id_, why=why))
+                continue
+            if group.id in groups:
+                refused.append(RefusedGroup(id=id_, why=f"{where}.id {group.id!r} is there twice: rename one of them"))
+            else:
+                groups[group.id] = group
+        return {**spec, "workloadGroups": tuple(groups.values()), "refusedGroups": tuple(refused)}
 
 
 class Work(Resource):

@@ -1,7 +1,9 @@
 """The Kubernetes API: the only user of kubernetes_asyncio."""
 
 from shared.kube.access import prime
-from shared.kube.cluster import Cluster, Clusters, Key, key_of, uid_of
-from shared.kube.connection import Object, together
+from shared.kube.answers import Object
+from shared.kube.cluster import Cluster, Key, key_of, uid_of
+from shared.kube.clusters import Clusters
+from shared.kube.connection import each, together
 
-__all__ = ["Cluster", "Clusters", "Key", "Object", "key_of", "prime", "together", "uid_of"]
+__all__ = ["Cluster", "Clusters", "Key", "Object", "each", "key_of", "prime", "together", "uid_of"]

@@ -1,18 +1,21 @@
 """The objects of one Kubernetes API, as plain dictionaries: the generated models would cost time and memory."""
 
-import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
+from http import HTTPStatus
 from typing import Any, Final, Self
 from urllib.parse import quote
 
 from shared.conditions import EventFact, rfc3339
 from shared.deadline import Deadline
-from shared.errors import InvalidObject, KubernetesConflict
+from shared.errors import KubernetesConflict
 from shared.kube.access import Access, access_to
-from shared.kube.connection import Connection, Gone, Object, together
-from shared.resources import API_VERSION, GROUP, VERSION
+from shared.kube.answers import STATUS, Gone, Kind, NotFound, NotKubernetes, Object
+from shared.kube.connection import Connection, ResponseTooLarge, together
+from shared.kube.discovery import serves
+from shared.kube.event_objects import event_object
+from shared.kube.paging import PageSize
+from shared.resources import GROUP, VERSION
 from shared.settings import Settings
 
 # Where each kind lives: the API's prefix and the plural name.
@@ -27,10 +30,11 @@ PLURALS: Final[Mapping[str, tuple[str, str]]] = {
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
 }
 
-PAGE: Final = 500  # objects a list call; the API server's own clients use the same
 _LIST_RESTARTS: Final = 3
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_PARTIAL: Final[Kind] = ("meta.k8s.io/v1", "PartialObjectMetadata")
+_PARTIAL_LIST: Final[Kind] = ("meta.k8s.io/v1", "PartialObjectMetadataList")
 
 Key = tuple[str, str]  # namespace ("" for cluster-scoped) and name
 
@@ -67,50 +71,113 @@ class Cluster:
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
-        accept = _METADATA if metadata_only else "application/json"
         path = _path(kind, namespace, name)
-        return await self._connection.call("GET", path, deadline, missing_is_none=True, accept=accept)
+        if not metadata_only:
+            return await self._call(kind, "GET", path, deadline)
+        kinds = (_kind(kind), _PARTIAL)
+        return await self._call(kind, "GET", path, deadline, accept=_METADATA, kinds=kinds)
 
-    async def list_all(
-        self, kind: str, deadline: Deadline, labels: Mapping[str, str] | None = None, *, metadata_only: bool = False
-    ) -> list[Object]:
-        """Return all objects of a kind in all namespaces; none where the cluster does not know the kind.
+    async def pages(
+        self,
+        kind: str,
+        deadline: Deadline,
+        labels: Mapping[str, str] | str | None = None,
+        *,
+        namespace: str = "",
+        metadata_only: bool = False,
+    ) -> AsyncIterator[list[Object]]:
+        """Yield all objects of a kind, page by page; nothing where the cluster does not serve the kind.
+
+        A page has about 8 MiB at most. A caller that keeps no page needs memory for one; do not read many lists side by
+        side. Each object comes once: from the snapshot that the list began with or, where that expired, a later one.
 
         Args:
             kind: of the objects.
             deadline: of the calls.
-            labels: that the objects have; none means all objects.
+            labels: that the objects have, or a selector in the API's own words; none means all objects.
+            namespace: of the objects; empty means all.
             metadata_only: whether their `spec` and `status` stay where they are (documents make those large).
 
         Raises:
-            KubernetesError: the API refused or could not be reached.
+            KubernetesError: the API refused or could not be reached, or something else answered.
         """
         prefix, plural = PLURALS[kind]
-        query: dict[str, str] = {"limit": str(PAGE)}
-        if labels:
-            query["labelSelector"] = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        path = f"{prefix}{_scope(namespace)}/{plural}"
+        api_version, name = _kind(kind)
+        kinds = [(api_version, f"{name}List"), *([_PARTIAL_LIST] if metadata_only else [])]
         accept = _METADATA_LIST if metadata_only else "application/json"
-        found: list[Object] = []
+        given = labels or {}
+        selector = given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in sorted(given.items()))
+        query: dict[str, str] = {"labelSelector": selector} if selector else {}
+        size = PageSize.first(kind, metadata_only=metadata_only)
+        seen: set[str] = set()
         restarts = 0
         while True:
+            query["limit"] = str(size.limit)
             try:
-                page = await self._connection.call(
-                    "GET", f"{prefix}/{plural}", deadline, query=query, missing_is_none=True, accept=accept
+                page = await self._call(
+                    kind, "GET", path, deadline, kinds=kinds, query=query, accept=accept, measure=size.measure
                 )
+            except ResponseTooLarge:
+                if size.limit == 1:
+                    raise
+                size.reduce()
+                continue
             except Gone:  # the list took longer than the server keeps it: begin again
                 restarts += 1
                 if "continue" not in query or restarts > _LIST_RESTARTS:
                     raise
-                found.clear()
                 del query["continue"]
                 continue
             if page is None:
-                return []
-            found.extend({**item, "kind": kind} for item in page.get("items") or ())
+                return
+            items = page.get("items") or []
+            size.learn(len(items))
+            fresh = [item for item in items if not restarts or uid_of(item) not in seen]
+            seen.update(uid_of(item) for item in fresh)
+            for item in fresh:
+                item["kind"] = kind
+                item["metadata"].pop("managedFields", None)  # half of what metadata is, and of no use here
             token = (page.get("metadata") or {}).get("continue")
+            del page, items
+            if fresh:
+                yield fresh
             if not token:
-                return found
+                return
             query["continue"] = token
+
+    async def list_all(
+        self,
+        kind: str,
+        deadline: Deadline,
+        labels: Mapping[str, str] | str | None = None,
+        *,
+        namespace: str = "",
+        metadata_only: bool = False,
+    ) -> list[Object]:
+        """Return all objects of a kind at once, as `pages` yields them.
+
+        For objects that are small, or few: of WorkPlacements and Works their metadata only.
+
+        Raises:
+            KubernetesError: as `pages`.
+        """
+        pages = self.pages(kind, deadline, labels, namespace=namespace, metadata_only=metadata_only)
+        return [obj async for page in pages for obj in page]
+
+    async def exists(self, kind: str, deadline: Deadline) -> bool:
+        """Return whether there is any object of a kind.
+
+        Raises:
+            KubernetesError: as `pages`.
+        """
+        prefix, plural = PLURALS[kind]
+        api_version, name = _kind(kind)
+        kinds = ((api_version, f"{name}List"), _PARTIAL_LIST)
+        page = await self._call(
+            kind, "GET", f"{prefix}/{plural}", deadline, kinds=kinds, query={"limit": "1"}, accept=_METADATA_LIST
+        )
+        return bool(page and page.get("items"))
 
     async def read_many(
         self,
@@ -135,9 +202,8 @@ class Cluster:
         """
         if len(keys) > (list_above or self._settings.list_above):
             wanted = set(keys)
-            objects = await self.list_all(kind, deadline, metadata_only=metadata_only)
-            listed = {key_of(obj): obj for obj in objects}
-            return {key: obj for key, obj in listed.items() if key in wanted}
+            pages = self.pages(kind, deadline, metadata_only=metadata_only)
+            return {key: obj async for page in pages for obj in page if (key := key_of(obj)) in wanted}
         ordered = sorted(keys)
         found = await together(self.get(kind, *key, deadline, metadata_only=metadata_only) for key in ordered)
         return {key: obj for key, obj in zip(ordered, found, strict=True) if obj is not None}
@@ -170,7 +236,7 @@ class Cluster:
         prefix, plural = PLURALS[obj["kind"]]
         namespace = key_of(obj)[0]
         path = f"{prefix}{_scope(namespace)}/{plural}"
-        return await self._connection.call("POST", path, deadline, body=obj, missing_is_none=True)
+        return await self._call(obj["kind"], "POST", path, deadline, body=obj)
 
     async def patch(self, obj: Object, patch: Object, deadline: Deadline) -> Object | None:
         """Merge into an object, if it is still as it was read; None where it is gone.
@@ -181,13 +247,27 @@ class Cluster:
         """
         return await self._patch(obj, patch, deadline)
 
-    async def delete(self, kind: str, namespace: str, name: str, deadline: Deadline) -> None:
+    async def delete(
+        self, kind: str, namespace: str, name: str, deadline: Deadline, preconditions: Mapping[str, str] | None = None
+    ) -> None:
         """Ask for an object's deletion; one that is gone already is no error.
 
+        Args:
+            kind: of the object.
+            namespace: of the object.
+            name: of the object.
+            deadline: of the call.
+            preconditions: `uid` and `resourceVersion` that the object must still have; none: whatever has the name.
+
         Raises:
+            KubernetesConflict: the object does not meet the preconditions.
             KubernetesError: the API refused or could not be reached.
         """
-        await self._connection.call("DELETE", _path(kind, namespace, name), deadline, missing_is_none=True)
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": dict(preconditions or {})}
+        body = options if preconditions else None
+        kinds = (_kind(kind), STATUS)
+        path = _path(kind, namespace, name)
+        await self._call(kind, "DELETE", path, deadline, body=body, kinds=kinds)
 
     async def record_event(self, obj: Object, fact: EventFact, deadline: Deadline) -> None:
         """Record a fact as an Event on an object; the same fact again only raises the count.
@@ -198,36 +278,13 @@ class Cluster:
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
-        metadata = obj["metadata"]
-        namespace = metadata.get("namespace") or "default"  # where Kubernetes keeps Events of cluster-scoped objects
-        digest = sha256("\0".join((metadata["uid"], fact.type, fact.reason, fact.message)).encode()).hexdigest()
-        name = f"{metadata['name'][:200]}.{digest[:16]}"
         now = rfc3339(datetime.now(UTC))
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": name, "namespace": namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": obj["kind"],
-                "name": metadata["name"],
-                "namespace": metadata.get("namespace", ""),
-                "uid": metadata["uid"],
-                "resourceVersion": metadata.get("resourceVersion", ""),
-            },
-            "type": fact.type,
-            "reason": fact.reason,
-            "message": fact.message,
-            "source": {"component": "landfall"},
-            "reportingComponent": "landfall",
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
+        event = event_object(obj, fact, now)
+        namespace, name = key_of(event)
         prefix, plural = PLURALS["Event"]
         while True:
             try:
-                await self._connection.call("POST", f"{prefix}/namespaces/{namespace}/{plural}", deadline, body=event)
+                await self._call("Event", "POST", f"{prefix}/namespaces/{namespace}/{plural}", deadline, body=event)
             except KubernetesConflict:
                 known = await self.get("Event", namespace, name, deadline)
                 if known is None:  # expired between the two calls
@@ -244,49 +301,25 @@ class Cluster:
         version = {"resourceVersion": obj["metadata"]["resourceVersion"]}
         body = {**patch, "metadata": {**patch.get("metadata", {}), **version}}
         path = _path(obj["kind"], namespace, name) + subresource
-        return await self._connection.call("PATCH", path, deadline, body=body, missing_is_none=True)
+        return await self._call(obj["kind"], "PATCH", path, deadline, body=body)
 
-
-class Clusters:
-    """The Kubernetes APIs that this deployment serves, by the name that messages carry."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._open: dict[str, Cluster] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
-
-    def name(self, name: str) -> str:
-        """Return a cluster's name: what a message carries, or where that is nothing the default one's."""
-        return name or self._settings.default_cluster
-
-    async def get(self, name: str) -> Cluster:
-        """Return the cluster of that name; the empty name means the deployment's default one.
-
-        Raises:
-            InvalidObject: this deployment serves no cluster of that name.
-            KubernetesError: there is no way to it.
-        """
-        name = self.name(name)
-        if not name:
-            raise InvalidObject(
-                "the message names no cluster, and several are served here: give each forwarder its cluster's name, or"
-                " set LANDFALL_CLUSTER to the one that is meant"
-            )
-        if name not in self._settings.served:
-            raise InvalidObject(
-                f"cluster {name[:100]!r} is not served here: add it to LANDFALL_CLUSTERS, or correct the forwarder's"
-                " cluster name"
-            )
-        async with self._opening.setdefault(name, asyncio.Lock()):  # of its own: one that is slow holds up no other
-            if name not in self._open:
-                access = access_to(self._settings, self._settings.clusters.get(name))
-                self._open[name] = await Cluster.connect(self._settings, access)
-            return self._open[name]
-
-    async def close(self) -> None:
-        """Give back connections."""
-        while self._open:
-            await self._open.popitem()[1].close()
+    async def _call(
+        self, kind: str, method: str, path: str, deadline: Deadline, *, kinds: Collection[Kind] = (), **parts: Any
+    ) -> Object | None:
+        """Make a call about a kind; None where the API server says that there is no such object, or no such kind."""
+        try:
+            return await self._connection.call(method, path, deadline, kinds=kinds or (_kind(kind),), **parts)
+        except (NotFound, NotKubernetes) as error:
+            prefix, plural = PLURALS[kind]
+            is_collection = path.endswith(f"/{plural}")
+            if isinstance(error, NotFound) and not (is_collection and method == "GET"):
+                return None
+            if isinstance(error, NotKubernetes) and error.status != HTTPStatus.NOT_FOUND:
+                raise
+            scope = None if is_collection else path.startswith(f"{prefix}/namespaces/")
+            if await serves(self._connection, prefix, plural, deadline, namespaced=scope):
+                raise
+            return None
 
 
 def key_of(obj: Mapping[str, Any]) -> Key:
@@ -298,6 +331,11 @@ def key_of(obj: Mapping[str, Any]) -> Key:
 def uid_of(obj: Mapping[str, Any] | None) -> str:
     """Return an object's uid; empty for one that is gone."""
     return "" if obj is None else str(obj["metadata"].get("uid", ""))
+
+
+def _kind(kind: str) -> Kind:
+    """Return a kind's apiVersion and name."""
+    return PLURALS[kind][0].removeprefix("/apis/").removeprefix("/api/"), kind
 
 
 def _path(kind: str, namespace: str, name: str) -> str:

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import json
 import random
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -14,16 +13,20 @@ from typing import Any, Final, Self, TypeVar
 import aiohttp
 
 from shared.deadline import Deadline
-from shared.errors import KubernetesConflict, KubernetesError, KubernetesForbidden, KubernetesUnavailable
+from shared.errors import KubernetesError, KubernetesUnavailable, LandfallError
 from shared.kube.access import Access
-from shared.kube.library import ApiClient, ApiException
+from shared.kube.answers import Answer, Kind, Object, checked, is_overload, retry_after, translated
+from shared.kube.library import ApiClient
+from shared.observability import log_unexpected
 from shared.settings import Settings
+
+# Of one response: twice what a page of a list is meant to have, and ten times the largest object that etcd takes.
+MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 
 _ATTEMPTS: Final = 4
 _MAX_WAIT_SECONDS: Final = 10.0  # longest Retry-After that is waited out; after that the queue does the waiting
 _MERGE_PATCH: Final = "application/merge-patch+json"
 
-Object = dict[str, Any]
 _Result = TypeVar("_Result")
 
 
@@ -65,54 +68,64 @@ class Connection:
         path: str,
         deadline: Deadline,
         *,
+        kinds: Collection[Kind],
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
-        missing_is_none: bool = False,
         accept: str = "application/json",
-    ) -> Object | None:
+        measure: Callable[[int], None] | None = None,
+    ) -> Object:
         """Make one call, again where that may help, and return what the API answers.
 
         Args:
             method: of HTTP.
             path: below the API server's address, quoted.
             deadline: of all attempts together.
+            kinds: what the answer may be; anything else is not the API server's.
             query: parameters.
             body: an object, or for PATCH a merge patch (RFC 7396).
-            missing_is_none: whether 404 is an answer, not an error.
             accept: the media type to ask for.
+            measure: gets the bytes of the answer.
 
         Raises:
+            NotFound: the API server says that the object, or its namespace, does not exist.
             Gone: what a continued list began with is no longer kept.
+            NotKubernetes: something else than the API server has answered.
+            ResponseTooLarge: the answer is over the bound of one response.
             KubernetesConflict: the object is not as it was read, or there is one of that name already.
+            KubernetesForbidden: our identity may not make the call.
             KubernetesError: the API refused or could not be reached.
             OutOfTime: the deadline has passed.
         """
         refreshed = False
         attempt = 1
+        what = f"{method} {path}"
         while True:
             wait = random.uniform(0.1, 0.4) * 2**attempt  # noqa: S311 -- jitter, not a secret
             client = self._client
             try:
                 async with self._calls:
                     client = self._client  # it may have been renewed while we waited
-                    return await self._request(client, method, path, deadline, query=query, body=body, accept=accept)
-            except ApiException as error:
-                if error.status == HTTPStatus.NOT_FOUND and missing_is_none:
-                    return None
-                if error.status == HTTPStatus.UNAUTHORIZED and not refreshed:
-                    refreshed = True
-                    await self._refresh(client)
-                    continue
-                failure = _translated(error, method, path, self._access.advice)
-                wait = _retry_after(error, wait)
-                worth_it = _is_overload(error)
-                unreachable = False
+                    answer = await self._request(client, method, path, deadline, query=query, body=body, accept=accept)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                failure = KubernetesUnavailable(
+                failure: KubernetesError = KubernetesUnavailable(
                     f"the Kubernetes API at {client.configuration.host} did not answer: {_reason(error)}"
                 )
                 worth_it = unreachable = True
-            # A PATCH with a resourceVersion, a GET, a DELETE and a POST of a named Event may all be sent again: where
+            else:
+                host = str(client.configuration.host)
+                if answer.status < HTTPStatus.MULTIPLE_CHOICES:
+                    if measure is not None:
+                        measure(len(answer.body))
+                    return checked(answer, kinds, what, host)
+                if answer.status == HTTPStatus.UNAUTHORIZED and not refreshed:
+                    refreshed = True
+                    await self._refresh(client)
+                    continue
+                failure = translated(answer, what, host, self._access.advice)
+                wait = retry_after(answer, wait)
+                worth_it = is_overload(answer.status)
+                unreachable = False
+            # A PATCH with a resourceVersion, a GET, a DELETE and a POST of a named object may all be sent again: where
             # the first one did arrive after all, the second one is told so (409, 404).
             if not worth_it or attempt == _ATTEMPTS or wait > min(_MAX_WAIT_SECONDS, deadline.remaining):
                 raise failure from None
@@ -133,25 +146,27 @@ class Connection:
         query: Mapping[str, str] | None,
         body: Object | None,
         accept: str,
-    ) -> Object:
+    ) -> Answer:
         headers = {"Accept": accept}
         if method == "PATCH":
             headers["Content-Type"] = _MERGE_PATCH
-        result: Object
-        answered: Mapping[str, str]
-        result, _, answered = await client.call_api(
+        # The library would read a response of any size, decode it to text and log it (Secrets, too) at DEBUG.
+        response: aiohttp.ClientResponse = await client.call_api(
             path,
             method,
             query_params=list((query or {}).items()),
             header_params=headers,
             body=body,
-            response_types_map={200: "object", 201: "object", 202: "object"},
             auth_settings=["BearerToken"],
-            _return_http_data_only=False,
+            _preload_content=False,
             _request_timeout=deadline.bound(self._settings.kubernetes_timeout_seconds),
         )
-        self._keep_time(answered)
-        return result
+        try:
+            content = await _read_within(response, f"{method} {path}")
+        finally:
+            response.close() if not response.content.at_eof() else response.release()
+        self._keep_time(response.headers)
+        return Answer(response.status, response.reason or "", response.headers, content)
 
     def _keep_time(self, headers: Mapping[str, str]) -> None:
         """Remember the time that an answer tells (RFC 9110, section 6.6.1)."""
@@ -169,10 +184,24 @@ class Connection:
             self._retired, self._client = refused, fresh  # other calls may still be under way with the old one
 
 
-async def together(calls: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
-    """Await calls side by side, and return their results in order.
+class ResponseTooLarge(KubernetesError):
+    """A response over `MAX_RESPONSE_BYTES`; a list is asked for in smaller pages then."""
 
-    Where one fails, the others are cancelled and its own error is raised, not a group of one.
+
+async def _read_within(response: aiohttp.ClientResponse, what: str) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > MAX_RESPONSE_BYTES:
+            raise ResponseTooLarge(f"the answer to {what} is over {MAX_RESPONSE_BYTES} bytes")
+    return bytes(content)
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
+    """Await calls side by side that are of no use in part, and return their results in order.
+
+    Where one fails, the others are cancelled and its own error is raised, not a group of one. Calls about different
+    objects of a batch belong into `each`.
     """
     try:
         async with asyncio.TaskGroup() as group:
@@ -182,42 +211,22 @@ async def together(calls: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Resul
     return [task.result() for task in tasks]
 
 
-class Gone(KubernetesUnavailable):
-    """410: what a continued list began with is no longer kept."""
+async def each(calls: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result | Exception]:
+    """Await calls side by side, each for itself, and return in order what it returned or the error that it raised.
 
+    An error that is not ours is logged here, with its type and place alone, so that callers may treat all alike.
+    """
 
-def _translated(error: ApiException, method: str, path: str, advice: str) -> KubernetesError:
-    words = _words(error)
-    what = f"Kubernetes answered {error.status} to {method} {path}: {words}"
-    if error.status == HTTPStatus.CONFLICT:
-        return KubernetesConflict(what)
-    if error.status == HTTPStatus.GONE:
-        return Gone(what)
-    if _is_overload(error):
-        return KubernetesUnavailable(what)
-    if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return KubernetesForbidden(f"{what} ({advice})")
-    return KubernetesError(what)
+    async def settle(call: Coroutine[Any, Any, _Result]) -> _Result | Exception:
+        try:
+            return await call
+        except LandfallError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 -- whatever it was, it is this one call's
+            log_unexpected("one of several calls", error)
+            return error
 
-
-def _is_overload(error: ApiException) -> bool:
-    """Whether the API server asks for patience, so that the very same call is worth sending again soon."""
-    return bool(error.status == HTTPStatus.TOO_MANY_REQUESTS or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR)
-
-
-def _words(error: ApiException) -> str:
-    """Return the API server's own sentence; a `Status` object's message never quotes a Secret's data."""
-    try:
-        return str(json.loads(error.body or "")["message"])[:500]
-    except (ValueError, KeyError, TypeError):
-        return str(error.reason)
-
-
-def _retry_after(error: ApiException, otherwise: float) -> float:
-    try:
-        return float(error.headers["Retry-After"]) if error.headers else otherwise
-    except (KeyError, ValueError):
-        return otherwise
+    return await together(settle(call) for call in calls)
 
 
 def _reason(error: BaseException) -> str:

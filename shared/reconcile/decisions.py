@@ -10,7 +10,8 @@ from shared.kube import Key, Object
 from shared.messages import Reference, Verdict
 from shared.plan import Edit
 from shared.reconcile.view import StoreKey, View, store_key
-from shared.resources import CLEANUP_FINALIZER, Destination, StateStore
+from shared.resources import CLEANUP_FINALIZER, MAX_LABEL, Destination, StateStore, is_label_value
+from shared.works import DESTINATION_LABEL
 
 # What is known of a State Store better than its status tells: None where a check has just passed, else what it said.
 Checked = Mapping[StoreKey, LandfallError | None]
@@ -86,6 +87,7 @@ def says_nothing_new(verdict: Verdict, obj: Object) -> bool:
 def _decide_write(reference: Reference, destination: Destination, view: View, checked: Checked) -> Decision:
     ref = destination.spec.state_store_ref
     try:
+        _check_name(destination)
         store = view.store(destination)
         if store is None:
             return Decision(reference, conditions.store_not_found(reference, ref))
@@ -102,6 +104,17 @@ def _decide_write(reference: Reference, destination: Destination, view: View, ch
     if destination.condition(conditions.READY) is None:
         first_seen = conditions.destination_first_seen(reference)
     return Decision(reference, first_seen, Write(destination, store, edit))
+
+
+def _check_name(destination: Destination) -> None:
+    """Check that WorkPlacements can name the Destination in their label.
+
+    Raises:
+        InvalidObject: they cannot, so that none could be found.
+    """
+    if not is_label_value(destination.name):
+        words = f"metadata.name is over {MAX_LABEL} characters, which the label {DESTINATION_LABEL} of WorkPlacements"
+        raise InvalidObject(f"{words} cannot hold: create the Destination under a shorter name")
 
 
 def _why_not_ready(store: StateStore, checked: Checked) -> StateStoreNotReady | None:

@@ -24,6 +24,7 @@ from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_eac
 from shared.reconcile.by_place import Done, PlaceWork, Snapshots, for_each_place, locate
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import decide
+from shared.reconcile.directories import sharing
 from shared.reconcile.locations import directories_annotation, hold, recorded_directories
 from shared.reconcile.placement_writes import write_targets
 from shared.reconcile.placing import Target, limits_of
@@ -132,6 +133,7 @@ async def _read(tasks: Tasks, place: str, view: View, cluster: Cluster, deadline
         labels = [{DESTINATION_LABEL: destination} for destination in sorted(crowded)]
         found = await together(cluster.list_all("WorkPlacement", deadline, wanted) for wanted in labels)
         batch.surround({key_of(obj): obj for objects_ in found for obj in objects_})
+    batch.surround(await sharing(list(batch.targets.values()), batch.objects.keys(), cluster, deadline))
     return batch
 
 
@@ -304,6 +306,8 @@ class _Batch:
         if outcome is None or (leaving and (isinstance(outcome, Written) or _waited_enough(obj, outcome, settings))):
             if finalizers and leaving:
                 yield Outgoing("status", Verdict(reference=reference, remove_finalizers=finalizers).seeing(obj), origin)
+            if not leaving:  # placed while its Destination was being deleted: its Work is to be placed anew
+                yield Outgoing("works", reference, origin)
             return
         if isinstance(outcome, LandfallError):
             yield Outgoing("status", conditions.placement_failed(reference, str(outcome)).seeing(obj), origin)

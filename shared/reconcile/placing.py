@@ -1,12 +1,12 @@
 """WorkPlacements to edits, in each of the three modes; what write-documents computes (spec section 6)."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from shared import documents, paths
 from shared.documents import Limits
-from shared.errors import InvalidObject, LandfallError
+from shared.errors import InvalidObject, LandfallError, PathConflict
 from shared.kube import Key, Object
 from shared.plan import Edit
 from shared.reconcile.locations import directories_annotation, recorded_directories
@@ -26,7 +26,8 @@ class Target:
         destination: that takes them.
         store: its State Store.
         wanted: keys of the WorkPlacements to deal with.
-        all: every WorkPlacement of the Destination that is known, by key; in mode nestedByMetadata only those wanted.
+        all: every WorkPlacement of the Destination that is known, by key; in mode nestedByMetadata those wanted, and
+            those that share a directory with one of them (`directories.sharing`).
         written: keys of the living ones that have been written before, by their status.
         refused: by key, why a WorkPlacement cannot be written.
         records: in mode none, the content of the record of each WorkPlacement that has one, by its path.
@@ -114,13 +115,14 @@ class Target:
             yield (edit, keys) if not own else (_keeping(edit, own), keys)
 
     def _nested(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
-        for key, placement in self._wanted():
-            try:
-                files = {} if placement.metadata.being_deleted else documents.documents(placement, limits)
-                edit = documents.nested_edit(_id(key), placement, self.root, files)
-                yield replace(edit, prune=edit.prune | self._left(key)), [key]
-            except LandfallError as error:
-                self.refused[key] = error
+        def edit(placement: WorkPlacement, files: Mapping[str, bytes]) -> Edit:
+            key = _key(placement)
+            nested = documents.nested_edit(_id(key), placement, self.root, files)
+            return replace(nested, prune=nested.prune | self._left(key))
+
+        yield from self._held(
+            lambda placement: documents.placement_directory(self.root, placement), "the directory", edit, limits
+        )
 
     def _left(self, key: Key) -> frozenset[str]:
         """Return the directories that a WorkPlacement has left and that are no neighbour's by now."""
@@ -137,20 +139,84 @@ class Target:
 
     def _flat(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
         owners = self._owners()
-        for key, placement in self._wanted():
+
+        def edit(placement: WorkPlacement, files: Mapping[str, bytes]) -> Edit:
+            record = self.records.get(documents.state_file_path(self.root, placement))
+            recorded = documents.recorded_files(record, self.destination)
+            others = {
+                path: str(owner)
+                for path in files.keys() | recorded
+                if (owner := owners.get(path)) is not None and owner.metadata.uid != placement.metadata.uid
+            }
+            return documents.flat_edit(
+                _id(_key(placement)),
+                placement,
+                self.destination,
+                self.root,
+                files=files,
+                recorded=recorded,
+                others=others,
+            )
+
+        yield from self._held(
+            lambda placement: documents.state_file_path(self.root, placement), "the state file", edit, limits
+        )
+
+    def _held(  # noqa: C901, PLR0912 -- one place, from its oldest to its youngest
+        self,
+        place_of: Callable[[WorkPlacement], str],
+        what: str,
+        edit: Callable[[WorkPlacement, Mapping[str, bytes]], Edit],
+        limits: Limits,
+    ) -> Iterator[tuple[Edit, list[Key]]]:
+        """Yield one edit for each place: what its holder wants there, or nothing.
+
+        The holder is the oldest living WorkPlacement whose place it is; another one that is alive is refused with both
+        names. One that is being deleted and was the holder leaves the place to the next, whose edit takes its files
+        away (docs/decisions/0002-shared-directories.md).
+
+        Args:
+            place_of: returns a WorkPlacement's place.
+            what: the place, for the message.
+            edit: returns what a WorkPlacement with such documents wants there.
+            limits: of what a WorkPlacement may bring.
+        """
+        places: dict[str, list[Key]] = {}
+        for key in sorted(self.all, key=self._age):
             try:
-                record = self.records.get(documents.state_file_path(self.root, placement))
-                recorded = documents.recorded_files(record, self.destination)
-                files = {} if placement.metadata.being_deleted else documents.documents(placement, limits)
-                others = {
-                    path: str(owner) for path, owner in owners.items() if owner.metadata.uid != placement.metadata.uid
-                }
-                edit = documents.flat_edit(
-                    _id(key), placement, self.destination, self.root, files=files, recorded=recorded, others=others
-                )
-                yield edit, [key]
+                places.setdefault(place_of(self.all[key]), []).append(key)
             except LandfallError as error:
                 self.refused[key] = error
+        for place, keys in places.items():
+            if self.wanted.isdisjoint(keys):
+                continue
+            holder = next((key for key in keys if not self.all[key].metadata.being_deleted), None)
+            at = len(keys) if holder is None else keys.index(holder)
+            leaving = [key for key in keys[:at] if key in self.wanted]  # they had the place
+            for key in keys[at + 1 :]:
+                if key in self.wanted and self.all[key].metadata.being_deleted:  # it never had it
+                    yield self._nothing(key), [key]
+                elif key in self.wanted and holder is not None:
+                    words = f"{what} {place!r} is wanted by {self.all[key]} and by {self.all[holder]}, which has it"
+                    self.refused[key] = PathConflict(f"{words}: delete or rename one of them, or its Work")
+            if holder is not None and (leaving or holder in self.wanted):
+                try:
+                    found = edit(self.all[holder], documents.documents(self.all[holder], limits))
+                except LandfallError as error:
+                    self.refused[holder] = error
+                else:
+                    yield found, [*leaving, *([holder] if holder in self.wanted else [])]
+                    continue
+            if leaving and holder in self.written:  # what is there are the last good documents of the next
+                yield self._nothing(leaving[0]), leaving
+            elif leaving:
+                try:
+                    yield edit(self.all[leaving[0]], {}), leaving
+                except LandfallError as error:
+                    self.refused |= dict.fromkeys(leaving, error)
+
+    def _nothing(self, key: Key) -> Edit:
+        return Edit(_id(key), self.all[key].name, self.root)
 
     def _aggregated(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
         """Yield the one edit of all WorkPlacements, or none where it would lose documents that are in the file.
@@ -188,18 +254,15 @@ class Target:
     def _wanted(self) -> Iterator[tuple[Key, WorkPlacement]]:
         return ((key, self.all[key]) for key in sorted(self.wanted & self.all.keys()))
 
+    def _age(self, key: Key) -> tuple[float, bool, Key]:
+        """Order WorkPlacements by age; of those of one second, as API servers tell no more, written ones first."""
+        created = self.all[key].metadata.creation_timestamp
+        return (created.timestamp() if created else 0.0, key not in self.written, key)
+
     def _owners(self) -> dict[str, WorkPlacement]:
-        """Return, by filepath, the WorkPlacement that has it: the oldest living one that names it.
-
-        Of those created in one second, as API servers tell no more, it is one that was written before.
-        """
-
-        def age(key: Key) -> tuple[float, bool, Key]:
-            created = self.all[key].metadata.creation_timestamp
-            return (created.timestamp() if created else 0.0, key not in self.written, key)
-
+        """Return, by filepath, the WorkPlacement that has it: the oldest living one that names it."""
         owners: dict[str, WorkPlacement] = {}
-        for placement in (self.all[key] for key in sorted(self.all, key=age)):
+        for placement in (self.all[key] for key in sorted(self.all, key=self._age)):
             if not placement.metadata.being_deleted:
                 for workload in placement.spec.workloads:
                     owners.setdefault(
@@ -219,3 +282,7 @@ def _keeping(edit: Edit, kept: frozenset[str]) -> Edit:
 
 def _id(key: Key) -> str:
     return f"{key[0]}/{key[1]}"
+
+
+def _key(placement: WorkPlacement) -> Key:
+    return placement.metadata.namespace, placement.name

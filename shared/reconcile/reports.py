@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from shared import conditions
 from shared.deadline import Deadline
-from shared.errors import KubernetesConflict, KubernetesError, KubernetesUnavailable, LandfallError
+from shared.errors import KubernetesConflict, KubernetesError, KubernetesForbidden, KubernetesUnavailable, LandfallError
 from shared.kube import Cluster, Key, Object, key_of, together
 from shared.messages import Reference, Verdict
 from shared.observability import logger
@@ -114,9 +114,10 @@ class _Report:
             return
         try:
             await self.cluster.patch_finalizers(obj, wanted, self.deadline)
-        except (KubernetesConflict, KubernetesUnavailable):
-            raise
         except KubernetesError as error:
+            passing = isinstance(error, KubernetesConflict | KubernetesUnavailable)
+            if passing and not isinstance(error, KubernetesForbidden):
+                raise
             await self._set_condition(obj, conditions.finalizer_failed(holding[0].reference, error))
 
     def _holds(self, verdict: Verdict, obj: Object) -> bool:

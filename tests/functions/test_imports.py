@@ -37,7 +37,7 @@ UNUSED = {
     "on_destination_change": (*NEVER, "shared.schedule", "shared.reconcile.store_batch"),
     "write_canary": (*NEVER, "shared.events", "shared.schedule"),
     "cleanup": (*NEVER, "shared.events", "shared.schedule"),
-    "on_work_change": (*NEVER, "shared.documents", "shared.events", "shared.reconcile.store_batch"),
+    "on_work_change": (*NEVER, "shared.events", "shared.reconcile.store_batch"),
     "write_documents": (*NEVER, "shared.events", "shared.schedule"),
     "status_report": (*NEVER, "shared.documents", "shared.events", "shared.schedule", "shared.reconcile.store_batch"),
     "resync": (*NEVER, "shared.schedule", "shared.reconcile.store_batch"),

@@ -26,6 +26,7 @@ class Asked:
         verb: as RBAC names it: get, list, create, patch, delete.
         resource: plural name, with `/status` for the subresource.
         name: empty for a list.
+        subject: the name, or of an object that is to be created its own.
     """
 
     verb: str
@@ -34,6 +35,7 @@ class Asked:
     method: str
     query: dict[str, str]
     authorization: str = field(default="", repr=False)
+    subject: str = ""
 
     def is_(self, verb: str, resource: str, name: str = "") -> bool:
         """Whether it is that call, on that object if one is named."""
@@ -116,7 +118,7 @@ async def kubernetes_proxy(api: KubernetesApi) -> AsyncIterator[KubernetesProxy]
 
     async def handle(request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        asked = _read(request)
+        asked = _read(request, body)
         proxy.asked.append(asked)
 
         async def forward() -> Answer:
@@ -149,7 +151,7 @@ async def kubernetes_proxy(api: KubernetesApi) -> AsyncIterator[KubernetesProxy]
         await asyncio.sleep(0)  # for the connector's transports to be closed
 
 
-def _read(request: web.Request) -> Asked:
+def _read(request: web.Request, body: bytes) -> Asked:
     parts = urlsplit(request.raw_path).path.strip("/").split("/")
     rest = parts[2:] if parts[0] == "api" else parts[3:]
     if rest[:1] == ["namespaces"] and len(rest) > 2:
@@ -158,4 +160,8 @@ def _read(request: web.Request) -> Asked:
     verb = {"GET": "get" if name else "list", "POST": "create"}.get(request.method, request.method.lower())
     subresource = "/".join(part for part in [resource, *sub] if part)
     authorization = request.headers.get("Authorization", "")
-    return Asked(verb, subresource, name, request.method, dict(request.query), authorization)
+    subject = name
+    if verb == "create":
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            subject = str(json.loads(body)["metadata"]["name"])
+    return Asked(verb, subresource, name, request.method, dict(request.query), authorization, subject)

@@ -42,7 +42,7 @@ async def api(cluster: KubernetesApi, own_proxy: KubernetesProxy) -> AsyncIterat
 async def test_a_continued_list_that_expired_begins_again_and_misses_nothing(
     platform: Platform, minio: Minio, api: Cluster, own_proxy: KubernetesProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.kube.cluster.PAGE", 2)
+    monkeypatch.setattr("shared.kube.paging.PAGE", 2)
     for name in named("worker", 5):
         platform.destination(name, "bucket/nowhere")
     expired: list[Asked] = []

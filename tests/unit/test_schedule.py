@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from shared.errors import InvalidObject
 from shared.resources import Destination
-from shared.schedule import Placed, Placement, candidates, schedule, selectors
+from shared.schedule import Placed, Placement, Schedule, candidates, schedule, selectors
 from shared.works import Work, WorkloadGroup
 
 SOURCES = ("resource-workflow", "promise-workflow", "promise")
@@ -215,3 +216,67 @@ def test_resource_requests_spread_evenly_and_the_choice_is_repeatable() -> None:
     for name, chosen in choice.items():
         if chosen != "d3":
             assert schedule(named(name), [], without).placements[0].destination == chosen
+
+
+def refusals(found: Schedule) -> dict[str, str]:
+    return {refusal.group: refusal.why for refusal in found.refused}
+
+
+def test_what_is_there_for_a_group_that_cannot_be_read_stays_and_the_others_are_placed() -> None:
+    broken = {"id": "broken", "destinationSelectors": "none"}
+    placed = [Placed("work.a-broke", "broken", "a"), Placed("work.a-old00", "old00", "a")]
+    found = schedule(work(broken, group()), placed, [destination("a")])
+    assert [p.name for p in found.placements] == ["work.a-abcde"]
+    assert found.dangling == ("work.a-old00",)
+    assert "spec.workloadGroups[0]: destinationSelectors" in refusals(found)["broken"]
+    nameless = schedule(work({"directory": "."}, group()), placed, [destination("a")])
+    assert nameless.dangling == (), "whose they are is not known"
+    assert "id is required" in refusals(nameless)[""]
+
+
+def test_who_has_a_name_keeps_it_and_one_that_goes_holds_it_until_it_is_gone() -> None:
+    two = work(group(id_="abcde-one"), group(id_="abcde-two"))
+    there = [destination("a"), destination("b")]
+    found = schedule(two, [Placed("work.a-abcde", "abcde-two", "a")], there)
+    assert {(p.name, p.group.id) for p in found.placements} == {
+        ("work.a-abcde", "abcde-two"),
+        ("work.b-abcde", "abcde-one"),
+    }
+    assert refusals(found).keys() == {"abcde-one", "abcde-two"}
+    assert "'abcde-two' at Destination 'a'" in refusals(found)["abcde-one"]
+    going = schedule(work(group(id_="abcde-two")), [Placed("work.a-abcde", "abcde-old", "a")], [destination("a")])
+    assert (going.placements, going.dangling) == ((), ("work.a-abcde",))
+    assert "'abcde-old'" in refusals(going)["abcde-two"]
+
+
+@pytest.mark.parametrize("length", [63, 64])
+def test_a_name_that_no_label_holds_is_no_candidate_and_a_work_of_such_a_name_is_refused(length: int) -> None:
+    found = schedule(work(group()), [], [destination("a" * length)])
+    assert len(found.placements) == (length == 63)
+    one = named("w" * length)
+    if length == 63:
+        assert len(schedule(one, [], [destination("a")]).placements) == 1
+    else:
+        with pytest.raises(InvalidObject, match="over 63 characters"):
+            schedule(one, [], [destination("a")])
+
+
+def test_a_name_over_253_characters_is_refused_and_those_beside_it_are_not() -> None:
+    long = Work.parse(
+        {
+            "metadata": {"name": "w" * 60, "namespace": "team"},
+            "spec": {"workloadGroups": [group(id_="abcde"), group(id_="ABCDE"), group(id_="abcd-f")]},
+        }
+    )
+    found = schedule(long, [], [destination("a")])
+    assert [p.group.id for p in found.placements] == ["abcde"]
+    assert refusals(found).keys() == {"ABCDE", "abcd-f"}
+
+
+@pytest.mark.parametrize("resource", ["", "mine"])
+def test_what_was_never_written_at_a_destination_that_does_not_exist_goes(resource: str) -> None:
+    placed = [Placed("work.gone-abcde", "abcdef0123", "gone", unwritten_at_none=True)]
+    found = schedule(work(group(), resource=resource), placed, [destination("a")])
+    assert found.dangling == ("work.gone-abcde",)
+    assert [(p.destination, p.misplaced) for p in found.placements] == [("a", False)]
+    assert found.misplaced == ()
