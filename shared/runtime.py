@@ -10,7 +10,6 @@ from typing import Any, Final, TypeVar
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from shared import snapstart
 from shared.deadline import Deadline
 from shared.errors import LandfallError, UnknownEvent, first
 from shared.observability import log_unexpected, logger, metrics
@@ -44,7 +43,6 @@ class _Container:
 
 
 _container: _Container | None = None
-snapstart.register()
 
 
 def close() -> None:

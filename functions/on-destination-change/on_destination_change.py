@@ -5,13 +5,12 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared.events import decode
-from shared.observability import logger, metrics, tracer
+from shared.observability import logger, metrics
 from shared.reconcile.changes import decide_changes
 from shared.runtime import serve_events
 
 
 @logger.inject_lambda_context
-@tracer.capture_lambda_handler(capture_response=False)
 @metrics.log_metrics(capture_cold_start_metric=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Decide for every Destination that the events concern.

@@ -5,13 +5,12 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared.messages import Reference
-from shared.observability import logger, metrics, tracer
+from shared.observability import logger, metrics
 from shared.reconcile.canaries import write_canaries
 from shared.runtime import serve_queue
 
 
 @logger.inject_lambda_context
-@tracer.capture_lambda_handler(capture_response=False)
 @metrics.log_metrics(capture_cold_start_metric=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Write the canary documents of a batch of Destinations: one changeset a State Store."""
