@@ -19,6 +19,7 @@ import botocore.session
 
 from infra.deployment.transform import BUCKET
 from infra.local.template import ROOT, Function
+from tests.infra.resolved import Resolver
 from tests.servers import web
 from tests.servers.sqs import AwsServer
 
@@ -80,13 +81,13 @@ class Stack:
         server: moto.
         name: of the stack.
         template: as it was given to moto.
-        given: its parameters, defaults included.
+        resolver: has its parameters.
     """
 
     server: AwsServer
     name: str
     template: Mapping[str, Any] = field(repr=False)
-    given: Mapping[str, str] = field(repr=False)
+    resolver: Resolver = field(repr=False)
 
     def client(self, service: str, identity: Identity | None = None) -> Any:
         """Return a botocore client; its calls are the operator's where nobody else is named."""
@@ -114,7 +115,7 @@ class Stack:
 
     def has(self, resource: Mapping[str, Any]) -> bool:
         """Whether a resource of the template is there with these parameters."""
-        return "Condition" not in resource or _true(resource, self.template["Conditions"], self.given)
+        return self.resolver.has(resource)
 
     def outputs(self) -> dict[str, str]:
         """Return the stack's outputs."""
@@ -163,10 +164,11 @@ def create(server: AwsServer, template: Mapping[str, Any], name: str, **paramete
         server: moto.
         template: transformed.
         name: of the stack.
-        parameters: of the template.
+        parameters: of the template; moto would not check them against its rules.
     """
-    given = {key: str(p.get("Default", "")) for key, p in template["Parameters"].items()} | parameters
-    made = {**template, "Resources": _batch_names(_present(template["Resources"], template["Conditions"], given))}
+    resolver = Resolver(template, name, parameters)
+    assert resolver.refusals() == []
+    made = {**template, "Resources": _batch_names(_present(template["Resources"], resolver))}
     s3, zipped = _client(server, "s3", ANYBODY), io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("empty.py", "")  # moto wants a file; what runs is the folder of the same name
@@ -181,7 +183,7 @@ def create(server: AwsServer, template: Mapping[str, Any], name: str, **paramete
         Capabilities=["CAPABILITY_IAM"],
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
     )
-    stack = Stack(server, name, made, given)
+    stack = Stack(server, name, made, resolver)
     lambda_ = stack.client("lambda")
     for mapping in lambda_.list_event_source_mappings()["EventSourceMappings"]:
         # moto would look for a container engine; the mappings are played by infra/local.
@@ -256,50 +258,24 @@ def _mend_roles(stack: Stack) -> None:
             iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(document))
 
 
-def _present(node: Any, conditions: Mapping[str, Any], given: Mapping[str, str]) -> Any:
+def _present(node: Any, resolver: Resolver) -> Any:
     """Leave out of lists what a condition leaves out: moto would put a null there."""
     if isinstance(node, list):
-        chosen = [_chosen(item, conditions, given) for item in node]
-        return [_present(item, conditions, given) for item in chosen if item != {"Ref": "AWS::NoValue"}]
+        chosen = [_chosen(item, resolver) for item in node]
+        return [_present(item, resolver) for item in chosen if item != {"Ref": "AWS::NoValue"}]
     if isinstance(node, Mapping):
         if "Fn::If" in node:
             name, *ways = node["Fn::If"]
-            return {"Fn::If": [name, *(_present(way, conditions, given) for way in ways)]}
-        return {key: _present(value, conditions, given) for key, value in node.items()}
+            return {"Fn::If": [name, *(_present(way, resolver) for way in ways)]}
+        return {key: _present(value, resolver) for key, value in node.items()}
     return node
 
 
-def _chosen(item: Any, conditions: Mapping[str, Any], given: Mapping[str, str]) -> Any:
+def _chosen(item: Any, resolver: Resolver) -> Any:
     while isinstance(item, Mapping) and "Fn::If" in item:
         name, then, otherwise = item["Fn::If"]
-        item = then if _true({"Condition": name}, conditions, given) else otherwise
+        item = then if resolver.true({"Condition": name}) else otherwise
     return item
-
-
-def _true(condition: Any, conditions: Mapping[str, Any], given: Mapping[str, str]) -> bool:
-    match condition:
-        case {"Condition": str(name)}:
-            return _true(conditions[name], conditions, given)
-        case {"Fn::Not": [inner]}:
-            return not _true(inner, conditions, given)
-        case {"Fn::Or": inner}:
-            return any(_true(each, conditions, given) for each in inner)
-        case {"Fn::And": inner}:
-            return all(_true(each, conditions, given) for each in inner)
-        case {"Fn::Equals": [one, other]}:
-            return _text(one, given) == _text(other, given)
-        case _:
-            raise NotImplementedError(condition)
-
-
-def _text(value: Any, given: Mapping[str, str]) -> str:
-    match value:
-        case {"Ref": str(name)}:
-            return given[name]
-        case {"Fn::Join": ["", {"Ref": str(name)}]}:
-            return given[name].replace(",", "")
-        case _:
-            return str(value)
 
 
 def _batch_names(node: Any) -> Any:

@@ -106,8 +106,9 @@ async def test_the_stack_holds_all_that_the_template_declares(stack: Stack, tran
     wanted = {id_: r for id_, r in transformed["Resources"].items() if stack.has(r)}
     assert set(stack.resources()) == {id_ for id_, r in wanted.items() if r["Type"] not in NOT_IN_MOTO}
     assert {r["Type"] for r in wanted.values()} >= NOT_IN_MOTO
-    assert {"Key", "KeyPolicy", "TracingPolicy"} <= set(wanted)
-    assert not {"NetworkPolicy", "ClustersPolicy"} & set(wanted)  # no VPC, and a kubeconfig for the cluster
+    assert {"Key", "KeyPolicy"} <= set(wanted)
+    # No VPC, a kubeconfig for the cluster, and traced only where the caller is.
+    assert not {"NetworkPolicy", "ClustersPolicy", "TracingPolicy"} & set(wanted)
 
 
 async def test_a_stack_with_a_vpc_a_given_key_a_boundary_and_clusters_has_all_of_them(
@@ -118,8 +119,8 @@ async def test_a_stack_with_a_vpc_a_given_key_a_boundary_and_clusters_has_all_of
     boundary = f"arn:aws:iam::{account}:policy/boundary"
     with aws_server() as server:
         options = {"EncryptionKey": key, "PermissionsBoundaryArn": boundary, "EksClusterName": "prod", **network}
-        stack = create(server, transformed, "options", Tracing="PassThrough", **options)
-        assert not {"Key", "KeyAlias", "TracingPolicy"} & set(stack.resources())
+        stack = create(server, transformed, "options", Tracing="Active", **options)
+        assert not {"Key", "KeyAlias"} & set(stack.resources())
         for configuration in stack.functions().values():
             assert configuration["VpcConfig"]["SubnetIds"] == ["subnet-01234567"]
             assert configuration["Environment"]["Variables"]["LANDFALL_CLUSTERS"] == '{"prod": {"eks": "prod"}}'
@@ -127,7 +128,7 @@ async def test_a_stack_with_a_vpc_a_given_key_a_boundary_and_clusters_has_all_of
             role = stack.client("iam").get_role(RoleName=name)["Role"]
             assert role["PermissionsBoundary"]["PermissionsBoundaryArn"] == boundary
             policies = stack.client("iam").list_role_policies(RoleName=name)["PolicyNames"]
-            assert {"own", "NetworkPolicy", "KeyPolicy", "ClustersPolicy"} <= set(policies)
+            assert {"own", "NetworkPolicy", "KeyPolicy", "ClustersPolicy", "TracingPolicy"} <= set(policies)
         queue = stack.queue(stack.outputs()["ChangesQueueArn"])
         told = stack.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["KmsMasterKeyId"])
         assert told["Attributes"]["KmsMasterKeyId"] == key
@@ -148,7 +149,7 @@ async def test_the_rule_of_the_bus_and_the_subscription_of_the_topic_lead_to_the
     (rule,) = events.list_rules(EventBusName=outputs["EventBusName"])["Rules"]
     (target,) = events.list_targets_by_rule(Rule=rule["Name"], EventBusName=outputs["EventBusName"])["Targets"]
     assert target["Arn"] == outputs["ChangesQueueArn"]
-    assert target["DeadLetterConfig"] == {"Arn": f"{outputs['ChangesQueueArn']}-dead-letter"}
+    assert target["DeadLetterConfig"] == {"Arn": outputs["ChangesQueueArn"].replace("-changes", "-undelivered")}
     (subscription,) = stack.client("sns").list_subscriptions_by_topic(TopicArn=outputs["ChangesTopicArn"])[
         "Subscriptions"
     ]
@@ -174,7 +175,7 @@ async def test_the_dashboard_shows_every_function_every_queue_and_the_destinatio
     shown = json.dumps([widget["properties"] for widget in json.loads(body)["widgets"]])
     queues = [url.rpartition("/")[2] for url in stack.client("sqs").list_queues()["QueueUrls"]]
     functions = [configuration["FunctionName"] for configuration in stack.functions().values()]
-    assert len(queues) == 12
+    assert len(queues) == 13
     assert [name for name in (*queues, *functions, "DestinationsNotReady") if name not in shown] == []
     assert "${" not in shown
 
