@@ -14,10 +14,12 @@ import importlib.util
 import json
 import os
 import py_compile
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 LOCK: Final = ROOT / "requirements.txt"
+SETTINGS: Final = ROOT / "infra" / "samconfig.toml"
 RUNTIME: Final = (3, 13)  # of template.yaml
 MACHINES: Final = {"x86_64": "x86_64", "arm64": "aarch64"}  # Lambda's names, and wheels'
 # What Amazon Linux 2023, under the runtime, can load (glibc 2.34), and what older packages call it.
@@ -83,11 +86,16 @@ def build(names: list[str], targets: Mapping[str, Path], architecture: str) -> N
         names: of the functions.
         targets: by function, the folder that becomes its artifact; what is in it goes.
         architecture: `x86_64` or `arm64`, as in the template's parameter.
+
+    Raises:
+        SystemExit: infra/samconfig.toml asks for what cannot be deployed with these artifacts, or pip fails.
     """
+    _check_settings(architecture)
     dependencies = _staged_dependencies(architecture)
     with tempfile.TemporaryDirectory() as temporary:
         own = Path(temporary) / "own"
         shutil.copytree(ROOT / "shared", own / "shared", ignore=shutil.ignore_patterns("__pycache__"))
+        (own / "shared" / "architecture.txt").write_text(MACHINES[architecture])  # shared/__init__.py compares
         _compile(own)
         for name in names:
             target = targets[name]
@@ -119,6 +127,35 @@ def sizes(artifact: Path) -> tuple[int, int]:
     return zipped, unpacked
 
 
+def longest_stack_name() -> int:
+    """Return how many characters a stack's name may have: its functions are called `<stack>-<name>`."""
+    return _FUNCTION_NAME - 1 - max(map(len, functions()))
+
+
+def _check_settings(architecture: str) -> None:
+    """Refuse at once what CloudFormation or Lambda would refuse later, as far as infra/samconfig.toml says it."""
+    deployed: set[str] = set()
+    for environment, commands in tomllib.loads(SETTINGS.read_text()).items():
+        for command in commands.values() if isinstance(commands, dict) else ():
+            given = command.get("parameters", {})
+            stack = str(given.get("stack_name", ""))
+            if len(stack) > longest_stack_name():
+                raise SystemExit(
+                    f"stack_name {stack!r} of [{environment}] in {SETTINGS.name} has {len(stack)} characters, and its"
+                    f" functions' names would have more than {_FUNCTION_NAME}: use at most {longest_stack_name()}"
+                )
+            overrides = given.get("parameter_overrides", "")
+            words = overrides if isinstance(overrides, list) else shlex.split(overrides)
+            deployed.update(word.partition("=")[2] for word in words if word.startswith("Architecture="))
+    if deployed and architecture not in deployed:
+        wanted = " or ".join(sorted(deployed))
+        raise SystemExit(
+            f"{SETTINGS.name} deploys Architecture={wanted}, and this build is for {architecture}: set the environment"
+            f" variable ARCHITECTURE to {wanted}, or correct the parameter"
+        )
+
+
+_FUNCTION_NAME: Final = 64  # most characters, https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html
 _ZIP_ENTRY: Final = 30 + 46  # of a local header and of a central one (APPNOTE 4.3.7, 4.3.12), the file's name in each
 _ZIP_END: Final = 22
 _known: dict[bytes, int] = {}

@@ -1,12 +1,9 @@
 """What each handler loads, in a clean interpreter: nothing that it does not use; the rest when a batch asks for it."""
 
-import contextlib
-import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,7 +28,7 @@ GENERATED = (
     "kubernetes_asyncio.watch",
 )
 KUBECONFIG = ("kubernetes_asyncio.config.kube_config", "yaml")  # a cluster of EKS needs neither
-AWS = ("aws_xray_sdk.core", "boto3", "shared.kube.aws")
+AWS = ("aws_xray_sdk", "boto3", "shared.kube.aws")
 NEVER = (*GIT, *BUCKET, *GENERATED, *KUBECONFIG, *AWS, "infra", "shared.writers.memory")
 UNUSED = {
     "on_destination_change": (*NEVER, "shared.schedule", "shared.reconcile.store_batch"),
@@ -86,50 +83,6 @@ def test_a_batch_with_a_repository_alone_loads_no_bucket_writer_and_no_ssh(
     assert len(repository.paths()) == 5
     assert "dulwich" in done.loaded
     assert done.among(("cryptography", "jwt", "nacl", "paramiko", *BUCKET, *GENERATED, *AWS)) == []
-
-
-@pytest.fixture
-def daemon() -> Iterator[socket.socket]:
-    """Listen as X-Ray's daemon does."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-        server.setblocking(False)
-        yield server
-
-
-def received(daemon: socket.socket) -> list[dict[str, Any]]:
-    found = []
-    with contextlib.suppress(BlockingIOError):
-        while packet := daemon.recv(65536):
-            found.append(json.loads(packet.split(b"\n", 1)[1]))
-    return found
-
-
-def traced(daemon: socket.socket, *flags: str) -> tuple[list[dict[str, Any]], Done]:
-    """Invoke a handler in a Lambda whose trace header has each of these flags in turn."""
-    header = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;"
-    events = [{"Records": [], "trace": header + flag} for flag in flags]
-    environment = {
-        "LAMBDA_TASK_ROOT": "/var/task",
-        "POWERTOOLS_SERVICE_NAME": "landfall",
-        "AWS_XRAY_DAEMON_ADDRESS": "{}:{}".format(*daemon.getsockname()),
-    }
-    done = run("status_report", *events, **environment)
-    return received(daemon), done
-
-
-def test_an_invocation_that_is_not_sampled_loads_no_tracing(daemon: socket.socket) -> None:
-    segments, done = traced(daemon, "Sampled=0")
-    assert segments == []
-    assert done.among(("aws_xray_sdk.core",)) == []
-
-
-@pytest.mark.parametrize(("flags", "cold"), [(["Sampled=1"], True), (["Sampled=0", "Sampled=1"], False)])
-def test_a_sampled_invocation_is_traced_as_powertools_does(daemon: socket.socket, flags: list[str], cold: bool) -> None:
-    (segment,), _ = traced(daemon, *flags)
-    assert (segment["name"], segment["type"]) == ("## lambda_handler", "subsegment")
-    assert segment["trace_id"] == "1-5759e988-bd862e3fe1be46a994272793"
-    assert segment["annotations"] == {"ColdStart": cold, "Service": "landfall"}
 
 
 def test_who_asks_kubernetes_asyncio_for_more_gets_it() -> None:

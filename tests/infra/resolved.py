@@ -44,7 +44,12 @@ class Resolver:
     """
 
     def __init__(
-        self, template: Template, stack: str, given: Mapping[str, str], partition: str = "aws", region: str = "us-east-1"
+        self,
+        template: Template,
+        stack: str,
+        given: Mapping[str, str],
+        partition: str = "aws",
+        region: str = "us-east-1",
     ) -> None:
         unknown = given.keys() - template["Parameters"].keys()
         assert not unknown, f"the template has no parameters {sorted(unknown)}"
@@ -99,7 +104,7 @@ class Resolver:
             case _:
                 raise NotImplementedError(condition)
 
-    def value(self, node: Any) -> Any:
+    def value(self, node: Any) -> Any:  # noqa: PLR0911 -- one a function of CloudFormation
         """Return what a part of the template becomes."""
         match node:
             case {"Ref": str(name)}:
@@ -107,7 +112,7 @@ class Resolver:
             case {"Fn::GetAtt": [str(id_), str(attribute)]}:
                 return self._attribute(id_, attribute)
             case {"Fn::Sub": [str(text), {**names}]}:
-                return self._sub(text, {name: self.value(value) for name, value in names.items()})
+                return self._sub(text, {str(name): self.value(value) for name, value in names.items()})
             case {"Fn::Sub": str(text)}:
                 return self._sub(text, {})
             case {"Fn::If": [name, then, otherwise]}:
@@ -118,7 +123,7 @@ class Resolver:
                 return self.value(text).split(separator)
             case {**fields}:
                 assert not any(str(key).startswith("Fn::") for key in fields), node
-                found = {key: self.value(value) for key, value in fields.items()}
+                found = {str(key): self.value(value) for key, value in fields.items()}
                 return {key: value for key, value in found.items() if value is not _NOTHING}
             case list(items):
                 return [value for value in map(self.value, items) if value is not _NOTHING]

@@ -1,7 +1,7 @@
 """Sizes and numbers that AWS refuses or silently cuts, and that neither moto, cfn-lint nor checkov looks at.
 
 The template is read as SAM transforms it, with its parameters put in: the defaults, and everything at its longest. Each
-rule names its source. tests/infra/test_aws_rules.py has what services do with one another.
+rule names its source. tests/infra/test_aws_rules.py and test_aws_parameters.py have the rest.
 """
 
 import json
@@ -33,7 +33,9 @@ def many(arn: str) -> str:
 def longest(template: Mapping[str, Any]) -> dict[str, str]:
     """Return parameters with which everything is there, and as long as it can be."""
     lists = {
-        "EksClusterArns": many(f"arn:aws:eks:ap-southeast-1:{ACCOUNT}:cluster/a-production-cluster-of-this-team-{{number}}"),
+        "EksClusterArns": many(
+            f"arn:aws:eks:ap-southeast-1:{ACCOUNT}:cluster/a-production-cluster-of-this-team-{{number}}"
+        ),
         "ClusterRoleArns": many("arn:aws:iam::1111222233{number}:role/platform/landfall-{function}"),
         "ClusterSecretArns": many(
             f"arn:aws:secretsmanager:ap-southeast-1:{ACCOUNT}:secret:landfall/{{function}}/edge-location-{{number}}-??????"
@@ -245,7 +247,9 @@ def test_a_keys_policy_fits(transformed: dict[str, Any]) -> None:
         assert len(json.dumps(key["KeyPolicy"]).encode()) <= 32_768
 
 
-def test_queues_keep_messages_as_long_as_sqs_can_and_are_retried_before_they_are_put_aside(resources: Resources) -> None:
+def test_queues_keep_messages_as_long_as_sqs_can_and_are_retried_before_they_are_put_aside(
+    resources: Resources,
+) -> None:
     # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SetQueueAttributes.html
     queues = {queue["QueueName"]: queue for queue in of_type(resources, "AWS::SQS::Queue").values()}
     for queue in queues.values():

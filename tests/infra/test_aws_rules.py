@@ -1,19 +1,16 @@
 """What AWS's services do with one another, and that neither moto, cfn-lint nor checkov looks at.
 
 The template is read as SAM transforms it, with its parameters put in. Each rule names its source.
-tests/infra/test_aws_limits.py has sizes and numbers.
+tests/infra/test_aws_limits.py has sizes and numbers, test_aws_parameters.py what is given.
 """
 
 import fnmatch
-import re
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.infra.resolved import ACCOUNT, Resolver
-from tests.infra.test_aws_limits import Resources, found, listed, longest, mappings, of_type
+from tests.infra.test_aws_limits import Resources, found, listed, mappings, of_type
 
 WORDS = {5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 
@@ -105,8 +102,8 @@ def windows(alarm: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def test_alarms_look_at_no_more_than_cloudwatch_lets_them(transformed: dict[str, Any]) -> None:
-    # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html: a day where the period is
-    # under an hour, seven days otherwise; ten metrics at most.
+    # A day where the period is under an hour, seven days otherwise; ten metrics at most.
+    # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
     for name, alarm in of_type(resolved(transformed), "AWS::CloudWatch::Alarm").items():
         for period, count in windows(alarm):
             assert period in {10, 20, 30} or period % 60 == 0, name
@@ -186,11 +183,12 @@ def test_a_queue_admits_each_service_that_sends_to_it_and_no_other(transformed: 
     # https://docs.aws.amazon.com/sns/latest/dg/sns-configure-dead-letter-queue.html
     resources = resolved(transformed, EncryptionKey=key)
     admitted = {
-        (service, statement["Resource"], source)
+        (service, resource, source)
         for policy in of_type(resources, "AWS::SQS::QueuePolicy").values()
         for statement in policy["PolicyDocument"]["Statement"]
         if statement["Effect"] == "Allow"
         for service in listed(statement["Principal"]["Service"])
+        for resource in listed(statement["Resource"])
         for source in listed(statement["Condition"]["ArnEquals"]["aws:SourceArn"])
     }
     assert senders(resources) <= admitted
@@ -279,136 +277,11 @@ def test_functions_run_at_once_as_often_as_lambda_and_a_new_account_let_them(
     transformed: dict[str, Any], size: str
 ) -> None:
     # Between 2 and 1,000. https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
-    given = {"Concurrency": size} if size != transformed["Parameters"].get("Concurrency", {}).get("Default") else {}
-    at_once = [mapping["ScalingConfig"]["MaximumConcurrency"] for mapping, _, _ in mappings(resolved(transformed, **given))]
+    given = {"Concurrency": size} if size != "standard" else {}
+    at_once = [
+        mapping["ScalingConfig"]["MaximumConcurrency"] for mapping, _, _ in mappings(resolved(transformed, **given))
+    ]
     assert all(2 <= number <= 1000 for number in at_once)
     # A new account may have 10. Six queues cannot ask for less than 12; more than that, and the resync, would leave
     # nothing to others. https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
     assert sum(at_once) <= (12 if size == "small" else 100)
-
-
-# ---------------------------------------------------------------- parameters
-
-
-ARN = "arn:aws:{}:us-east-1:111122223333:{}"
-BUCKETS = {"IamBucketArns": "arn:aws:s3:::kratix", "IamObjectArns": "arn:aws:s3:::kratix/destinations/*"}
-VPC = {"VpcSubnetIds": "subnet-01234567,subnet-12345678", "VpcSecurityGroupIds": "sg-01234567"}
-SECRETS = {
-    "Clusters": "{edge: {kubeconfigSecret: edge}}",
-    "ClusterSecretArns": ARN.format("secretsmanager", "secret:edge-??????"),
-}
-KEYS = {"KmsKeyArns": ARN.format("kms", "key/12345678-1234-1234-1234-123456789012")}
-EKS = {"EksClusterName": "prod"}
-
-HALVES = [
-    ({"IamBucketArns": BUCKETS["IamBucketArns"]}, "IamBucketArns needs IamObjectArns"),
-    ({"IamObjectArns": BUCKETS["IamObjectArns"]}, "IamObjectArns needs IamBucketArns"),
-    ({"VpcSubnetIds": VPC["VpcSubnetIds"]}, "VpcSubnetIds needs VpcSecurityGroupIds"),
-    ({"VpcSecurityGroupIds": VPC["VpcSecurityGroupIds"]}, "VpcSecurityGroupIds needs VpcSubnetIds"),
-    (KEYS, "KmsKeyArns is for buckets and secrets"),
-    ({"EksClusterArns": ARN.format("eks", "cluster/staging")}, "EksClusterArns needs Clusters"),
-    ({"ClusterRoleArns": "arn:aws:iam::111122223333:role/landfall"}, "ClusterRoleArns needs Clusters"),
-    ({"ClusterSecretArns": SECRETS["ClusterSecretArns"]}, "ClusterSecretArns needs Clusters"),
-    ({**EKS, "ClusterName": "production"}, "ClusterName must be EksClusterName"),
-    ({**EKS, "Kubeconfig": "/var/task/kubeconfig"}, "Kubeconfig is read only where"),
-    ({**SECRETS, "Kubeconfig": "/var/task/kubeconfig"}, "Kubeconfig is read only where"),
-]
-WHOLE = [
-    {},
-    BUCKETS,
-    {**BUCKETS, **KEYS},
-    {**SECRETS, **KEYS},
-    VPC,
-    SECRETS,
-    EKS,
-    {**EKS, "ClusterName": "prod"},
-    {**EKS, **SECRETS, "ClusterName": "edge"},
-    {"ClusterName": "production", "Kubeconfig": "/var/task/kubeconfig"},
-]
-
-
-@pytest.mark.parametrize(("given", "sentence"), HALVES, ids=["+".join(given) for given, _ in HALVES])
-def test_parameters_that_are_given_by_halves_are_refused_with_a_sentence(
-    transformed: dict[str, Any], given: dict[str, str], sentence: str
-) -> None:
-    # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/rules-section-structure.html
-    refusals = Resolver(transformed, "landfall", given).refusals()
-    assert [refusal for refusal in refusals if sentence in refusal] == refusals != []
-
-
-@pytest.mark.parametrize("given", WHOLE, ids=["+".join(given) or "nothing" for given in WHOLE])
-def test_parameters_that_belong_together_are_taken(transformed: dict[str, Any], given: dict[str, str]) -> None:
-    assert Resolver(transformed, "landfall", given).refusals() == []
-
-
-def test_everything_at_its_longest_is_taken(transformed: dict[str, Any]) -> None:
-    assert Resolver(transformed, "landfall", longest(transformed)).refusals() == []
-
-
-def test_rules_use_nothing_that_rules_do_not_know(transformed: dict[str, Any]) -> None:
-    # https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference-rules.html
-    used = set(re.findall(r"'(Fn::\w+)'", str(transformed["Rules"])))
-    assert used
-    assert used <= {"Fn::And", "Fn::Contains", "Fn::EachMemberEquals", "Fn::EachMemberIn", "Fn::Equals"} | {
-        "Fn::Not",
-        "Fn::Or",
-        "Fn::RefAll",
-        "Fn::ValueOf",
-        "Fn::ValueOfAll",
-    }
-
-
-WRITERS = {"cleanup", "write-canary", "write-documents"}
-
-
-def test_buckets_and_secrets_with_a_customers_key_can_be_used(transformed: dict[str, Any]) -> None:
-    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html
-    # https://docs.aws.amazon.com/secretsmanager/latest/userguide/security-encryption.html
-    resources = resolved(transformed, **BUCKETS, **SECRETS, **KEYS)
-    policies = {
-        f"arn:aws:iam::{ACCOUNT}:policy/landfall-{id_}-ABCDEFGHIJKL": policy["PolicyDocument"]
-        for id_, policy in of_type(resources, "AWS::IAM::ManagedPolicy").items()
-    }
-    may: dict[tuple[str, str], set[str]] = {}
-    for role in of_type(resources, "AWS::IAM::Role").values():
-        (function,) = [tag["Value"] for tag in role.get("Tags", []) if tag["Key"] == "landfall-function"] or [""]
-        documents = [policy["PolicyDocument"] for policy in role.get("Policies", [])]
-        documents += [policies[arn] for arn in role.get("ManagedPolicyArns", [])]
-        for statement in [s for document in documents for s in document["Statement"]]:
-            if listed(statement["Resource"]) == [KEYS["KmsKeyArns"]]:
-                via = statement["Condition"]["StringLike"]["kms:ViaService"]
-                may.setdefault((function, via), set()).update(listed(statement["Action"]))
-    functions = {name.removeprefix("landfall-") for name in named(resources, "AWS::Lambda::Function", "FunctionName")}
-    of_secrets = {(function, "secretsmanager.*.amazonaws.com"): {"kms:Decrypt"} for function in functions}
-    of_buckets = {(function, "s3.*.amazonaws.com"): {"kms:Decrypt", "kms:GenerateDataKey"} for function in WRITERS}
-    assert may == {**of_secrets, **of_buckets}
-
-
-# ---------------------------------------------------------------- partitions, and the build
-
-
-@pytest.mark.parametrize(
-    ("partition", "region", "console"),
-    [
-        ("aws", "eu-central-1", "console.aws.amazon.com"),
-        # https://docs.amazonaws.cn/en_us/aws/latest/userguide/endpoints-Ningxia.html
-        ("aws-cn", "cn-northwest-1", "console.amazonaws.cn"),
-        # https://docs.aws.amazon.com/govcloud-us/latest/UserGuide/using-govcloud-endpoints.html
-        ("aws-us-gov", "us-gov-west-1", "console.amazonaws-us-gov.com"),
-    ],
-)
-def test_addresses_are_those_of_the_partition(
-    transformed: dict[str, Any], partition: str, region: str, console: str
-) -> None:
-    resolver = Resolver(transformed, "landfall", longest(transformed), partition, region)
-    assert resolver.outputs()["DashboardUrl"].startswith(f"https://{region}.{console}/cloudwatch/home?region={region}#")
-    if partition != "aws":
-        arns = re.findall(r"arn:aws:(?!eks|iam::1111|s3|kms|secretsmanager|sns|iam)\w+", str(resolver.resources()))
-        assert arns == []
-
-
-def test_sam_builds_anew_what_it_builds_in_a_container() -> None:
-    # SAM's cache of container builds looks at CodeUri alone, and so not at shared/.
-    # https://docs.aws.amazon.com/serverless-application-model/latest/developerguide/sam-cli-command-reference-sam-build.html
-    build = tomllib.loads(Path("infra/samconfig.toml").read_text())["default"]["build"]["parameters"]
-    assert not build.get("cached")

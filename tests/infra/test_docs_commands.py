@@ -114,9 +114,24 @@ def test_the_commands_of_the_operations_page_run_and_dead_letters_are_seen_and_p
     sqs = examples.stack.client("sqs")
     url = sqs.get_queue_url(QueueName="landfall-canary-dead-letter")["QueueUrl"]
     sqs.send_message(QueueUrl=url, MessageBody='{"kind": "Destination", "name": "poison"}')
+    # As EventBridge leaves what it could not deliver, and as SNS does, quotes and line ends among it.
+    undelivered = sqs.get_queue_url(QueueName="landfall-undelivered")["QueueUrl"]
+    code = {"ERROR_CODE": {"DataType": "String", "StringValue": "NO_PERMISSIONS"}}
+    cluster = {"cluster": {"DataType": "String", "StringValue": "production"}}
+    events = {
+        '{"source": "a forwarder\'s",\n "detail": {"name": "$HOME"}}': code,
+        '{"type": "ADDED"}': cluster,
+        "{}": {},
+    }
+    for body, attributes in events.items():
+        sqs.send_message(QueueUrl=undelivered, MessageBody=body, MessageAttributes=attributes)
     assert "poison" in examples.run(blocks(DOCS / "operations.md"))
-    told = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-    assert told["ApproximateNumberOfMessages"] == "0"
+    for queue in (url, undelivered):
+        told = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+        assert told["ApproximateNumberOfMessages"] == told["ApproximateNumberOfMessagesNotVisible"] == "0"
+    changes = sqs.get_queue_url(QueueName="landfall-changes")["QueueUrl"]
+    received = sqs.receive_message(QueueUrl=changes, MaxNumberOfMessages=10, MessageAttributeNames=["All"])["Messages"]
+    assert {message["Body"]: message.get("MessageAttributes", {}) for message in received} == events
 
 
 def test_moving_over_and_back_leaves_kratix_as_it_was(examples: Machine) -> None:

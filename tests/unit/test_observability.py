@@ -1,0 +1,57 @@
+"""Log lines as Lambda and CloudWatch read them, each in a process of its own because loggers are made at import."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import logging
+from aws_lambda_powertools.metrics import MetricUnit
+from shared.observability import count_in_cluster, logger, metrics
+for level in ("debug", "info", "warning", "error"):
+    getattr(logger, level)(level)
+    getattr(logging.getLogger("a.library"), level)("library " + level)
+count_in_cluster("production", {"Destinations": 3})
+metrics.flush_metrics()
+"""
+
+
+def lines(**environment: str) -> list[dict[str, Any]]:
+    """Return what a function writes to its log, with these variables and nothing else."""
+    known = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "POWERTOOLS_SERVICE_NAME": "landfall"}
+    command = [sys.executable, "-W", "error", "-c", PROGRAM]
+    done = subprocess.run(command, env={**known, **environment}, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+LEVELS = {
+    "DEBUG": ["debug", "info", "warning", "error"],
+    "INFO": ["info", "warning", "error"],
+    "WARN": ["warning", "error"],
+    "WARNING": ["warning", "error"],
+    "ERROR": ["error"],
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_filters_our_records_and_no_metrics(level: str) -> None:
+    # As the template sets both: Lambda's own level is never above INFO.
+    written = lines(POWERTOOLS_LOG_LEVEL=level, AWS_LAMBDA_LOG_LEVEL="DEBUG" if level == "DEBUG" else "INFO")
+    assert [line["message"] for line in written if "_aws" not in line] == LEVELS[level]
+    metrics = [line for line in written if "_aws" in line]
+    assert [(line.get("cluster"), line["Destinations"]) for line in metrics] == [("production", [3.0]), (None, [3.0])]
+
+
+def test_records_have_the_timestamps_and_levels_that_lambda_reads() -> None:
+    # https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html
+    records = [line for line in lines() if "_aws" not in line]
+    assert [record["level"] for record in records] == ["INFO", "WARNING", "ERROR"]
+    for record in records:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", record["timestamp"])
