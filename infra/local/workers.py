@@ -270,7 +270,6 @@ def function_environment(base: Mapping[str, str], variables: Mapping[str, str]) 
         kept |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
     kept.setdefault("AWS_REGION", base.get("AWS_DEFAULT_REGION") or "us-east-1")
     kept.setdefault("AWS_DEFAULT_REGION", kept["AWS_REGION"])
-    kept.setdefault("POWERTOOLS_TRACE_DISABLED", "true")
     kept.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
     return {**kept, **variables, "PYTHONUNBUFFERED": "1"}
 

@@ -84,7 +84,6 @@ class Emulator:
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
-            "POWERTOOLS_TRACE_DISABLED": "true",  # nobody listens for traces here
             **variables,
         }
         process = await asyncio.create_subprocess_exec(
