@@ -210,7 +210,7 @@ class LocalRuntime:
         if self._context is not None:
             variables["LANDFALL_KUBECONFIG_CONTEXT"] = self._context
         # What the caller has set himself goes before what the template's defaults say.
-        own = {name: value for name, value in caller_environment().items() if name.startswith("LANDFALL_")}
+        own = {n: v for n, v in caller_environment().items() if n.startswith(("LANDFALL_", "POWERTOOLS_LOG_"))}
         single = self._of_function.get(function.name, {})
         return function_environment(caller_environment(), {**variables, **own, **self._variables, **single})
 
