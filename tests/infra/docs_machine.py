@@ -51,6 +51,7 @@ NOT_IN_MOTO = (
     "eks list-access-entries",
     "eks create-access-entry",
     "eks create-pod-identity-association",
+    "lambda get-account-settings",
     "lambda invoke",
     "sqs start-message-move-task",
     "sqs list-message-move-tasks",
