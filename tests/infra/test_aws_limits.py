@@ -204,7 +204,7 @@ def mappings(resources: Resources) -> Iterator[tuple[dict[str, Any], dict[str, A
 
 
 def test_a_queue_hides_messages_six_times_as_long_as_its_function_may_take(resources: Resources) -> None:
-    # Less than the function's time-out is refused; six times is what Lambda asks for.
+    # Less than the function's timeout is refused; AWS recommends six times.
     # https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
     for mapping, function, queue in mappings(resources):
         window = mapping.get("MaximumBatchingWindowInSeconds", 0)

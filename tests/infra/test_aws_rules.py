@@ -86,7 +86,7 @@ def test_no_level_of_logs_filters_metrics_away(transformed: dict[str, Any]) -> N
             assert function["Environment"]["Variables"]["POWERTOOLS_LOG_LEVEL"] == level
 
 
-def test_nothing_is_traced_that_nobody_asked_for(transformed: dict[str, Any]) -> None:
+def test_invocations_are_traced_by_default_only_where_their_caller_is(transformed: dict[str, Any]) -> None:
     # Each sampled trace is paid for. https://docs.aws.amazon.com/xray/latest/devguide/xray-console-sampling.html
     for function in of_type(resolved(transformed), "AWS::Lambda::Function").values():
         assert function["TracingConfig"]["Mode"] == "PassThrough"
@@ -127,7 +127,7 @@ def test_an_alarm_of_a_scheduled_function_can_fire_however_slow_the_schedule_is(
     assert alarms
     for alarm in alarms:
         assert alarm.get("DatapointsToAlarm", alarm["EvaluationPeriods"]) == 1
-        assert alarm["TreatMissingData"] == "ignore"  # or it would end before the next invocation says that all is well
+        assert alarm["TreatMissingData"] == "ignore"  # until the next invocation has succeeded
 
 
 def test_an_alarm_of_dead_letters_says_after_how_many_tries(transformed: dict[str, Any]) -> None:
