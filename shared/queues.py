@@ -257,12 +257,6 @@ class Queues:
         return [(item, failure) for item, _ in left.values()]
 
 
-async def prime(settings: Settings) -> None:
-    """Make a client, and leave to the next ones what takes the time: SQS's description. Nothing is sent."""
-    async with _new_client(settings, aws_access_key_id="nobody", aws_secret_access_key="none"):  # noqa: S106
-        pass
-
-
 def _new_client(settings: Settings, **credentials: Any) -> AbstractAsyncContextManager["SQSClient"]:
     config = AioConfig(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "max_attempts": 3})
     session = get_session()

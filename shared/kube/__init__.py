@@ -1,9 +1,8 @@
 """The Kubernetes API: the only user of kubernetes_asyncio."""
 
-from shared.kube.access import prime
 from shared.kube.answers import Object
 from shared.kube.cluster import Cluster, Key, key_of, uid_of
 from shared.kube.clusters import Clusters
 from shared.kube.connection import each, together
 
-__all__ = ["Cluster", "Clusters", "Key", "Object", "each", "key_of", "prime", "together", "uid_of"]
+__all__ = ["Cluster", "Clusters", "Key", "Object", "each", "key_of", "together", "uid_of"]

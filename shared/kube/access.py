@@ -50,12 +50,6 @@ def access_to(settings: Settings, cluster: ClusterSettings | None = None) -> Acc
     return aws.EksAccess(settings, cluster) if cluster.eks is not None else aws.SecretAccess(settings, cluster)
 
 
-def prime(settings: Settings) -> None:
-    """Load what the ways to the deployment's clusters need; nothing is read or sent."""
-    for cluster in settings.clusters.values():
-        access_to(settings, cluster)
-
-
 class KubeconfigFile:
     """What a kubeconfig file says; whatever kubectl can use is good."""
 

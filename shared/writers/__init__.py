@@ -23,11 +23,3 @@ def open_writer(store: StateStore, secret: Secret | None, settings: Settings) ->
     from shared.writers.git import GitWriter  # noqa: PLC0415 -- a batch without a repository must not load dulwich
 
     return GitWriter.open(store, secret, settings)
-
-
-async def prime(settings: Settings) -> None:
-    """Load all writers with their libraries, and read S3's description; nothing is sent."""
-    from shared.writers import git, s3, s3_http  # noqa: F401, PLC0415 -- see above
-    from shared.writers.git import github_app, smart_http, ssh  # noqa: F401, PLC0415
-
-    await s3_http.prime(settings)

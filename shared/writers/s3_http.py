@@ -26,7 +26,7 @@ from yarl import URL
 from shared.errors import StateStoreNotReady
 from shared.settings import Settings
 from shared.writers.network import check_address
-from shared.writers.s3_endpoint import DEFAULT_REGION, Endpoint
+from shared.writers.s3_endpoint import Endpoint
 from shared.writers.s3_put import Answer, Puts
 
 if TYPE_CHECKING:
@@ -249,13 +249,6 @@ def _authorities(bundle: Path | None, pem: bytes | None) -> Iterable[tuple[str, 
             yield "key ca.crt of the Secret", pem.decode()
         except UnicodeDecodeError:
             raise StateStoreNotReady("key ca.crt of the Secret is not text: write the CA's PEM") from None
-
-
-async def prime(settings: Settings) -> None:
-    """Make a client, and leave to the next ones what takes the time: S3's description. Nothing is sent."""
-    nowhere = Endpoint("localhost", None, "https://localhost", DEFAULT_REGION, aws=False, insecure=False)
-    async with connect(nowhere, Credentials("nobody", "none"), settings, None, Puts("nobody", checksums=False)):
-        pass
 
 
 @functools.cache
