@@ -133,7 +133,8 @@ async def _read(tasks: Tasks, place: str, view: View, cluster: Cluster, deadline
         labels = [{DESTINATION_LABEL: destination} for destination in sorted(crowded)]
         found = await together(cluster.list_all("WorkPlacement", deadline, wanted) for wanted in labels)
         batch.surround({key_of(obj): obj for objects_ in found for obj in objects_})
-    batch.surround(await sharing(list(batch.targets.values()), batch.objects.keys(), cluster, deadline))
+    shared = await sharing(list(batch.targets.values()), batch.objects.keys(), cluster, deadline)
+    batch.surround(shared, one_place=True)
     return batch
 
 
@@ -212,16 +213,22 @@ class _Batch:
         """Return the names of Destinations all of whose WorkPlacements have to be known."""
         return {t.destination.name for t in self.targets.values() if t.mode != "nestedByMetadata" or t.has_moved}
 
-    def surround(self, objects: Mapping[Key, Object]) -> None:
-        """Let Destinations know the WorkPlacements that are not of this batch."""
+    def surround(self, objects: Mapping[Key, Object], *, one_place: bool = False) -> None:
+        """Let Destinations know the WorkPlacements that are not of this batch.
+
+        One that has failed is taken up where what was in its way may be leaving or mended with this batch: in modes in
+        which all share a directory, and in that of `nestedByMetadata` that it shares with one of this batch.
+
+        Args:
+            objects: WorkPlacements.
+            one_place: whether they share a directory with one of this batch.
+        """
         for key, obj in objects.items():
             destination_key = self.view.target(key[0], _target(obj))
             target = None if destination_key is None else self.targets.get(destination_key)
             if target is None or key in self.objects:
                 continue
-            if target.mode != "nestedByMetadata" and conditions.write_failed(
-                obj
-            ):  # what stood in its way may be leaving or mended with this batch
+            if (one_place or target.mode != "nestedByMetadata") and conditions.write_failed(obj):
                 origin = frozenset[str]().union(*(self.origins[wanted] for wanted in target.wanted))
                 self.take(key, obj, origin, 0)
             else:

@@ -116,9 +116,7 @@ class Target:
 
     def _nested(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
         def edit(placement: WorkPlacement, files: Mapping[str, bytes]) -> Edit:
-            key = _key(placement)
-            nested = documents.nested_edit(_id(key), placement, self.root, files)
-            return replace(nested, prune=nested.prune | self._left(key))
+            return documents.nested_edit(_id(_key(placement)), placement, self.root, files)
 
         yield from self._held(
             lambda placement: documents.placement_directory(self.root, placement), "the directory", edit, limits
@@ -195,7 +193,7 @@ class Target:
             leaving = [key for key in keys[:at] if key in self.wanted]  # they had the place
             for key in keys[at + 1 :]:
                 if key in self.wanted and self.all[key].metadata.being_deleted:  # it never had it
-                    yield self._nothing(key), [key]
+                    yield self._with_left(self._nothing(key), [key]), [key]
                 elif key in self.wanted and holder is not None:
                     words = f"{what} {place!r} is wanted by {self.all[key]} and by {self.all[holder]}, which has it"
                     self.refused[key] = PathConflict(f"{words}: delete or rename one of them, or its Work")
@@ -205,15 +203,20 @@ class Target:
                 except LandfallError as error:
                     self.refused[holder] = error
                 else:
-                    yield found, [*leaving, *([holder] if holder in self.wanted else [])]
+                    served = [*leaving, *([holder] if holder in self.wanted else [])]
+                    yield self._with_left(found, served), served
                     continue
             if leaving and holder in self.written:  # what is there are the last good documents of the next
-                yield self._nothing(leaving[0]), leaving
+                yield self._with_left(self._nothing(leaving[0]), leaving), leaving
             elif leaving:
                 try:
-                    yield edit(self.all[leaving[0]], {}), leaving
+                    yield self._with_left(edit(self.all[leaving[0]], {}), leaving), leaving
                 except LandfallError as error:
                     self.refused |= dict.fromkeys(leaving, error)
+
+    def _with_left(self, edit: Edit, keys: Collection[Key]) -> Edit:
+        """Return an edit that clears the directories, too, that those it is for have left."""
+        return replace(edit, prune=edit.prune.union(*map(self._left, keys)))
 
     def _nothing(self, key: Key) -> Edit:
         return Edit(_id(key), self.all[key].name, self.root)

@@ -167,7 +167,7 @@ class _Batch:
         self.outgoing += [Outgoing("status", verdict, origin) for verdict in result.verdicts]
         if result.again is None:
             return
-        attempt = 0 if task is None else task.reference.attempt
+        attempt = 0 if task is None else min(reference.attempt for reference in task.references)
         if task is not None and not attempt:
             self._fail(task.origin, result.again)
         elif isinstance(result.again, LandfallError):

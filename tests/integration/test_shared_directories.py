@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from shared.messages import Reference
 from shared.reconcile.deliveries import write_documents
-from tests.integration.by_hand import MERGE, PLACEMENTS, ByHand, by_hand
+from tests.integration.by_hand import MERGE, PLACEMENTS, ByHand, by_hand, placement
 from tests.integration.platform_team import Platform
 from tests.integration.test_documents import group
 from tests.servers.kubernetes import KubernetesApi
@@ -66,7 +66,7 @@ async def test_the_older_one_has_the_directory_whatever_the_order(
     assert status == "False"
     assert f"WorkPlacement default/{FIRST}" in why
     assert f"WorkPlacement default/{SECOND}" in why
-    await hands.place()
+    await hands.place(m=placement(SECOND))  # as status-report sends it on
     assert hands.says("second")[0] == "WorkplacementsFailing"
 
 
