@@ -56,8 +56,8 @@ class BucketWriter(Writer):
         """
         sound = [edit for edit in edits if _is_sound(edit)]
         self._bucket.in_doubt = self.in_doubt = False
-        existing = await survey(self._bucket, sound, deadline) if sound else {}
-        plan = compute(edits, Listing(existing), digest)
+        existing = await survey(self._bucket, sound, deadline) if sound else Listing({})
+        plan = compute(edits, existing, digest)
         try:
             errors = await self._carry_out(edits, plan, deadline)
         finally:

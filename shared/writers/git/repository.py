@@ -70,9 +70,9 @@ class Snapshot:
     raw: dict[bytes, bytes] = field(repr=False)
     blobs: dict[ObjectID, bytes] = field(default_factory=dict, repr=False)
 
-    def trees(self) -> Trees:
-        """Return the trees as an `Existing`."""
-        return Trees(self.root, self.raw)
+    def trees(self, check: Callable[[], object]) -> Trees:
+        """Return the trees as an `Existing`; `check` is called now and then, and raises what ends a long walk."""
+        return Trees(self.root, self.raw, check)
 
 
 class Moved(Exception):
@@ -91,13 +91,14 @@ class Refused(Exception):
     """The server answered the push with no; whether others can help it is for the caller to find out.
 
     Attributes:
-        status: the server's word about the branch.
+        status: the server's word about the branch, or about the pack.
         remote: what it said beside.
+        unpacking: whether it is about the pack: report-status' line `unpack` (gitprotocol-pack(5), Report Status).
     """
 
-    def __init__(self, status: str, remote: str) -> None:
-        super().__init__(status)
-        self.status, self.remote = status, remote
+    def __init__(self, status: str, remote: str, *, unpacking: bool = False) -> None:
+        super().__init__(f"{status} ({remote})" if remote else status)
+        self.status, self.remote, self.unpacking = status, remote, unpacking
 
 
 class OutcomeUnknown(Exception):
@@ -238,7 +239,7 @@ class Repository:
             return pack_objects_to_data(objects)
 
         try:
-            with self._translated(remote):
+            with self._translated(remote), self._refused(remote):
                 result = self._client.send_pack(self._endpoint.path.encode(), swap, pack, progress=remote)
         except StoreUnavailable as error:
             if sent:
@@ -316,8 +317,6 @@ class Repository:
         """Turn dulwich's errors into ours."""
         try:
             yield
-        except SendPackError as error:
-            raise self._unpacked(f"{_text(error)} {remote or ''}") from None
         except HangupException as error:
             lines = b" ".join(error.stderr_lines or ()).decode("utf-8", "replace")
             raise self._hung_up(f"{lines} {remote or ''}") from None
@@ -328,6 +327,19 @@ class Repository:
                 f"{self._endpoint.remote} answered with what is no Git protocol ({type(error).__name__})"
             ) from None
 
+    @contextlib.contextmanager
+    def _refused(self, remote: RemoteText) -> Iterator[None]:
+        """Turn what dulwich raises for a server's no into `Refused`."""
+        words = self._endpoint.redactor.words
+        try:
+            yield
+        except SendPackError as error:
+            raise Refused(words(_text(error)), words(str(remote)), unpacking=True) from None
+        except UnicodeDecodeError as error:
+            if error.encoding != "utf-8":
+                raise  # no status of a branch
+            raise Refused(words(error.object), words(str(remote))) from None
+
     def _hung_up(self, text: str) -> LandfallError:
         host, words = self._endpoint.remote, self._endpoint.redactor.words(text)
         if answers.says_missing(words):
@@ -335,12 +347,6 @@ class Repository:
         if answers.says_denied(words):
             return AccessDenied(f"{host} does not allow this: give the credentials write access: {words}")
         return ConnectionLost(f"{host} broke off{f': {words}' if words else ''}")
-
-    def _unpacked(self, text: str) -> LandfallError:
-        host, words = self._endpoint.remote, self._endpoint.redactor.words(text)
-        if "maximum" in words:
-            return TooLarge(f"{host} finds the commit too large: raise the server's limit: {words}")
-        return StoreUnavailable(f"{host} could not take the commit: {words}")
 
 
 def _id(unpacked: UnpackedObject) -> ObjectID:
