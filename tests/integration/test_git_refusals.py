@@ -202,10 +202,13 @@ async def test_what_one_item_wants_is_not_deleted_for_another_while_it_is_refuse
 async def test_time_that_runs_out_during_the_search_leaves_what_landed_and_what_was_found(
     git_server: GitServer,
 ) -> None:
-    slow = PRE_RECEIVE.replace("while read", "sleep 0.4\nwhile read")
-    repository = git_server.create_repository(hooks={"pre-receive": slow})
+    # The ninth push of the search is one too many: eight find the first good item and the first bad one.
+    counting = 'n=$(cat pushes 2>/dev/null || echo 0); echo $((n + 1)) > pushes; [ "$n" -ge 8 ] && sleep 25'
+    repository = git_server.create_repository(
+        hooks={"pre-receive": PRE_RECEIVE.replace("while read", f"{counting}\nwhile read")}
+    )
     async with writer_to(git_server, repository.https_url) as writer:
-        outcomes = await writer.write(items(64, dict.fromkeys(range(1, 64, 2), ("key", b"AKIA"))), soon(6))
+        outcomes = await writer.write(items(64, dict.fromkeys(range(1, 64, 2), ("key", b"AKIA"))), soon(15))
     written, failed = split(outcomes)
     refused = {item for item, error in failed.items() if isinstance(error, WriteRejected)}
     later = {item for item, error in failed.items() if isinstance(error, StoreUnavailable)}

@@ -12,9 +12,10 @@ from shared.errors import AccessDenied, LandfallError, OutOfTime, StateStoreErro
 from shared.plan import Edit, Existing, Outcome, Plan, Written, compute
 from shared.resources import GitAuthor
 from shared.writers.git import answers, commit
+from shared.writers.git.branch import Moved, OutcomeUnknown, Refused, Snapshot
 from shared.writers.git.endpoint import Endpoint
 from shared.writers.git.isolation import Declined, are_alike, isolate
-from shared.writers.git.repository import Moved, OutcomeUnknown, Refused, Repository, Snapshot
+from shared.writers.git.repository import Repository
 from shared.writers.git.session import ConnectionLost, Session
 from shared.writers.git.trees import Built, MissingObject, build, digest
 
@@ -40,10 +41,17 @@ class Changeset:
 
     Args:
         cached: the branch as this writer last saw it; None where it has not, or has forgotten.
+        keep: takes the branch for the writer's next operation.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, branch: str, author: GitAuthor, session: Session, cached: Snapshot | None
+    def __init__(  # noqa: PLR0917 -- what a writer has
+        self,
+        endpoint: Endpoint,
+        branch: str,
+        author: GitAuthor,
+        session: Session,
+        cached: Snapshot | None,
+        keep: Callable[[Snapshot], None],
     ) -> None:
         self._endpoint = endpoint
         self._branch = branch
@@ -51,6 +59,7 @@ class Changeset:
         self._session = session
         self._repository: Repository | None = None
         self.snapshot = cached
+        self._keep = keep
         self._verified = False  # whether the snapshot was fetched in this very session
         self.in_doubt = False  # whether a push whose answer never arrived may still arrive
         self._current = False  # whether the snapshot is known to be the branch's, as of this very session
@@ -132,7 +141,17 @@ class Changeset:
 
     def blobs(self, files: Mapping[ObjectID, str]) -> dict[ObjectID, bytes]:
         """Return files' contents by their ids; `files` are their paths by their ids."""
-        return self._retried(lambda: self._open().contents(files)) if files else {}
+        if not files:
+            return {}
+        self.close()  # contents need memory of their own
+        self._session.give_back()
+        return self._retried(lambda: self._open().contents(files))
+
+    def close(self) -> None:
+        """Hand the branch over for the next operation."""
+        snapshot, self.snapshot, self._current = self.snapshot, None, False
+        if snapshot is not None:
+            self._keep(snapshot)
 
     def check(self) -> None:
         """Authenticate for a push, and see the branch or its absence."""
@@ -145,6 +164,7 @@ class Changeset:
         except MissingObject:
             if self._verified:
                 raise
+            del snapshot  # before another takes the memory
             snapshot = self._fetch()
             push = self._prepare(snapshot, edits, without)
         if isinstance(push, _Push):
