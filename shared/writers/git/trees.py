@@ -16,6 +16,7 @@ from shared.plan import MAX_WALKED, Found, too_many
 
 MAX_TREE_BYTES: Final = 8 * 1024 * 1024  # of one directory, as Git stores it; read, it takes six times as much
 MAX_PARSED_BYTES: Final = 8 * 1024 * 1024  # of directories that are kept as they were read, as Git stores them
+LARGE_TREE: Final = 1_000  # entries
 CHECK_EVERY: Final = 1_000  # entries of a walk between two looks at the clock
 FILE_MODE: Final = stat.S_IFREG | 0o644
 DIRECTORY_MODE: Final = stat.S_IFDIR
@@ -185,8 +186,8 @@ def _rebuild(existing: Trees, old: ObjectID | None, change: _Change, built: Buil
 
 
 def _keep(tree: Tree, built: Built) -> ObjectID:
-    # As Git stores it, not as it was read: that takes several times as much.
-    built.trees[tree.id] = Tree.from_string(tree.as_raw_string())
+    # A large one as Git stores it, not as it was read: that takes several times as much.
+    built.trees[tree.id] = tree if len(tree) < LARGE_TREE else Tree.from_string(tree.as_raw_string())
     return tree.id
 
 
