@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shared import paths
+from shared import paths, state_files
 from shared.errors import InvalidObject, PathConflict
 from shared.plan import Edit
 from shared.resources import Destination, StateStore
@@ -156,13 +156,10 @@ def state_file_path(root: str, placement: WorkPlacement) -> str:
 
 def state_file(destination: Destination, filepaths: Iterable[str]) -> bytes:
     """Return the record of a WorkPlacement's files: `<destination.path>/<filepath>`, as Kratix writes it."""
-    import yaml  # noqa: PLC0415 -- for mode none alone
-
     prefix = destination.spec.path or destination.name
     absolute = "/" if prefix.startswith("/") else ""
     own = paths.check_directory(prefix, "spec.path")
-    files = [absolute + paths.join(own, path) for path in filepaths]
-    return yaml.safe_dump({"files": files}, default_flow_style=False, width=2**16).encode()
+    return state_files.write(absolute + paths.join(own, path) for path in filepaths)
 
 
 def recorded_files(record: bytes | None, destination: Destination) -> set[str]:
@@ -173,18 +170,9 @@ def recorded_files(record: bytes | None, destination: Destination) -> set[str]:
     """
     if record is None:
         return set()
-    import yaml  # noqa: PLC0415 -- for mode none alone
-
-    broken = InvalidObject(f"the record under {STATE_FILES}/ is broken: delete it, and it is written anew")
-    try:
-        files = (yaml.safe_load(record) or {}).get("files") or []
-    except (yaml.YAMLError, AttributeError, RecursionError, ValueError):
-        raise broken from None
-    if not isinstance(files, list) or not all(isinstance(path, str) for path in files):
-        raise broken
     own = paths.check_directory(destination.spec.path or destination.name, "spec.path")
     found = set()
-    for path in files:
+    for path in state_files.read(record, f"the file under {STATE_FILES}/ that names its documents"):
         cleaned = paths.check(path.lstrip("/"), f"a path in a record under {STATE_FILES}/")
         found.add(cleaned.removeprefix(f"{own}/") if own else cleaned)
     return found

@@ -3,6 +3,7 @@
 A path here is what a writer stores under: relative, `/`-separated, cleaned; `""` is the State Store's root.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -15,7 +16,13 @@ CANARY_CONFIGMAP: Final = "kratix-canary-configmap.yaml"
 MAX_PART_BYTES: Final = 255  # the limit of the file systems that GitOps agents check documents out to
 MAX_PATH_BYTES: Final = 1024  # S3's limit for a key
 
-_GIT_NAMES: Final = frozenset({".git", "git~1"})  # `git~1` is the short name of `.git` on NTFS (CVE-2014-9390)
+# Spellings of `.git` that Git refuses in every path (read-cache.c, verify_path), on whatever system it runs: a checkout
+# of them would be the repository's own directory. In any case, besides `.git` itself:
+# - NTFS (path.c, is_ntfs_dotgit): its short name `git~1`, with trailing dots and spaces, and any alternate data stream.
+_NTFS_DOT_GIT: Final = re.compile(r"(\.git|git~1)[. ]*(:.*)?", re.IGNORECASE | re.ASCII | re.DOTALL)
+# - HFS+ (utf8.c, is_hfs_dotgit): with characters that it ignores in between.
+_HFS_IGNORED: Final = dict.fromkeys((*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF))
+_HFS_DOT_GIT: Final = re.compile(r"\.git", re.IGNORECASE | re.ASCII)
 
 
 def check(path: str, what: str = "path") -> str:
@@ -97,6 +104,16 @@ def check_filename(destination: Destination) -> None:
         raise InvalidObject(f"spec.filepath.filename {name!r} is the name of a canary document: choose another")
 
 
+def is_dot_git(part: str) -> bool:
+    """Whether some file system takes a part of a path for `.git`, so that Git refuses the path.
+
+    `.gitmodules`, `.gitattributes`, `.gitignore` and `.mailmap` are none: as files, they are ordinary documents, whose
+    content a server may check.
+    """
+    ignoring = part if part.isascii() else part.translate(_HFS_IGNORED)
+    return bool(_NTFS_DOT_GIT.fullmatch(part) or _HFS_DOT_GIT.fullmatch(ignoring))
+
+
 def _namespace(destination: Destination) -> str:
     return destination.metadata.namespace
 
@@ -106,7 +123,7 @@ def _clean(path: str, what: str) -> str:
     for part in parts:
         if part == "..":
             raise InvalidPath(f"{what} {path!r} contains '..', which leads out of its place: write the path itself")
-        if part.rstrip(". ").lower() in _GIT_NAMES:
+        if is_dot_git(part):
             raise InvalidPath(f"{what} {path!r} contains {part!r}, which is Git's own: choose another name")
         if any(ord(char) < 0x20 or ord(char) == 0x7F or char == "\\" for char in part):  # noqa: PLR2004
             raise InvalidPath(f"{what} {path!r} contains a control character or a backslash: remove it")

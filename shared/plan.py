@@ -5,11 +5,14 @@ Every writer hands over what it found and carries out the plan, so that all of t
 
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from shared import paths
-from shared.errors import InvalidPath, LandfallError, PathConflict
+from shared.errors import InvalidPath, LandfallError, PathConflict, StoreUnavailable, TooLarge
+
+MAX_WALKED: Final = 200_000  # of what lies in a directory that an edit prunes, and of what a batch deletes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +79,43 @@ class Existing(Protocol):
         """Return what lies at exactly that path."""
 
     def under(self, directory: str) -> Iterable[str]:
-        """Return the paths of everything in a directory that is no directory itself, at any depth."""
+        """Return the paths of everything in a directory that is no directory itself, at any depth.
+
+        Raises:
+            TooLarge: it is more than `MAX_WALKED`.
+        """
 
 
 class Listing:
-    """An `Existing` made from a list of files: what a bucket gives, which knows no directories."""
+    """An `Existing` made from a list of files: what a bucket gives, which knows no directories.
 
-    def __init__(self, digests: Mapping[str, str]) -> None:
+    Args:
+        digests: of the files, by path.
+        unread: directories that hold more files than are listed; who asks for something in one of them gets `TooLarge`.
+    """
+
+    def __init__(self, digests: Mapping[str, str], unread: Iterable[str] = ()) -> None:
         self._digests = digests
         self._sorted = sorted(digests)
+        self._unread = tuple(unread)
 
     def look(self, path: str) -> Found | None:
         """Return what lies at exactly that path."""
+        for directory in self._unread:
+            if paths.is_within(path, directory):
+                raise too_many(directory)
         if (digest := self._digests.get(path)) is not None:
             return Found("file", digest)
-        return Found("directory") if next(iter(self.under(path)), None) is not None else None
+        return Found("directory") if next(self._below(path), None) is not None else None
 
     def under(self, directory: str) -> Iterator[str]:
         """Return the paths of the files in a directory, at any depth."""
+        for unread in self._unread:
+            if paths.is_within(directory, unread) or paths.is_within(unread, directory):
+                raise too_many(unread)
+        yield from self._below(directory)
+
+    def _below(self, directory: str) -> Iterator[str]:
         prefix = f"{directory}/" if directory else ""
         for at in range(bisect.bisect_left(self._sorted, prefix), len(self._sorted)):
             if not self._sorted[at].startswith(prefix):
@@ -117,6 +139,19 @@ class Plan:
     refused: dict[str, LandfallError]
     touched: dict[str, set[str]]
 
+    def without(self, edits: AbstractSet[str]) -> "Plan":
+        """Return the plan without what only those edits change; what they want stays protected from the others."""
+        if self.touched.keys().isdisjoint(edits):
+            return self
+        touched = {edit: paths for edit, paths in self.touched.items() if edit not in edits}
+        kept = {path for paths in touched.values() for path in paths}
+        puts = {path: content for path, content in self.puts.items() if path in kept}
+        return Plan(puts, self.deletes & kept, self.refused, touched)
+
+
+class _NextTime(StoreUnavailable):
+    """The batch has enough to delete without this edit."""
+
 
 def compute(edits: Sequence[Edit], existing: Existing, digest: Callable[[bytes], str]) -> Plan:
     """Decide what a batch of edits changes.
@@ -131,7 +166,8 @@ def compute(edits: Sequence[Edit], existing: Existing, digest: Callable[[bytes],
     """
     claims = _Claims()
     refused: dict[str, LandfallError] = {}
-    accepted: list[Edit] = []
+    accepted: list[tuple[Edit, set[str]]] = []
+    leaving = 0
     for edit in edits:
         try:
             check(edit)
@@ -139,27 +175,34 @@ def compute(edits: Sequence[Edit], existing: Existing, digest: Callable[[bytes],
             for path in edit.files:
                 claims.check(path, edit)
                 _check_way(path, existing, edit, going)
-        except LandfallError as error:
+            _check_room(leaving, going)
+        except (InvalidPath, PathConflict, TooLarge, _NextTime) as error:
             refused[edit.id] = error
             continue
         claims.add(edit)
-        accepted.append(edit)
+        accepted.append((edit, going))
+        leaving += len(going)
 
     puts: dict[str, bytes] = {}
     deletes: set[str] = set()
     touched: dict[str, set[str]] = {}
-    for edit in accepted:
+    for edit, going in accepted:
         mine = touched.setdefault(edit.id, set())
         for path, content in edit.files.items():
             found = existing.look(path)
             if found is None or found.type != "file" or found.digest != digest(content):
                 puts[path] = content
                 mine.add(path)
-        for path in _going(edit, existing):
+        for path in going:
             if path not in claims.files:
                 deletes.add(path)
                 mine.add(path)
     return Plan(puts, deletes, refused, touched)
+
+
+def too_many(directory: str) -> TooLarge:
+    """Return the error for a directory that holds more than is looked at."""
+    return TooLarge(f"{directory or '/'!r} holds over {MAX_WALKED} files: delete those that are not needed by hand")
 
 
 def check(edit: Edit) -> None:
@@ -181,6 +224,11 @@ def check(edit: Edit) -> None:
             raise InvalidPath(f"path {path!r} of {edit.label} lies in another Destination's directory")
         if (kept := next((kept for kept in edit.keep if paths.is_within(kept, path)), None)) is not None:
             raise InvalidPath(f"path {path!r} of {edit.label} is on the way to another Destination's, {kept!r}")
+
+
+def _check_room(leaving: int, going: set[str]) -> None:
+    if leaving + len(going) > MAX_WALKED:
+        raise _NextTime(f"others of its batch delete {leaving} files already: it is tried again later")
 
 
 def _going(edit: Edit, existing: Existing) -> Iterator[str]:

@@ -149,6 +149,9 @@ class Settings(BaseModel):
     max_placement_bytes: int = Field(64 * 1024 * 1024, ge=1, description="of one WorkPlacement's documents, inflated")
     max_placement_files: int = Field(10_000, ge=1, description="documents of one WorkPlacement")
     max_pack_bytes: int = Field(256 * 1024 * 1024, ge=1, description="of a pack that is fetched, and of it inflated")
+    memory_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="shared by all packs, kept trees and listings of a function at a time"
+    )
 
     # Network safety. Loopback, link-local, private-metadata and unspecified addresses are refused unless listed here.
     allowed_networks: Networks = Field((), description="CIDRs that endpoints may resolve to although they are refused")

@@ -340,7 +340,7 @@ class _Batch:
         for target in self.targets.values():
             for key in target.wanted:
                 error = outcomes.get(key)
-                if isinstance(error, StateStoreError) and not isinstance(error, StateStoreNotReady):
+                if isinstance(error, StateStoreError) and error.transient:
                     store = store_key(target.store)
                     known = failed.get(store, (error, frozenset(), 0))
                     failed[store] = (error, known[1] | self.origins[key], max(known[2], self.attempts[key]))

@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from shared import paths
 from shared.deadline import Deadline
-from shared.errors import LandfallError, StateStoreNotReady
+from shared.errors import LandfallError, StateStoreNotReady, TooLarge
 from shared.plan import Edit, Listing, Outcome, Plan, Written, check, compute
 from shared.resources import BucketStateStore, Secret
 from shared.settings import Settings
@@ -17,6 +17,7 @@ from shared.writers.s3_endpoint import Endpoint, check_bucket_name, read_endpoin
 from shared.writers.s3_http import Credentials
 from shared.writers.s3_survey import digest, survey
 
+MAX_READ_BYTES: Final = 64 * 1024 * 1024  # of files that are read together
 PERMISSION_CHECK: Final = ".kratix-write-permission-check"
 
 
@@ -56,8 +57,8 @@ class BucketWriter(Writer):
         """
         sound = [edit for edit in edits if _is_sound(edit)]
         self._bucket.in_doubt = self.in_doubt = False
-        existing = await survey(self._bucket, sound, deadline) if sound else {}
-        plan = compute(edits, Listing(existing), digest)
+        existing = await survey(self._bucket, sound, deadline) if sound else Listing({})
+        plan = compute(edits, existing, digest)
         try:
             errors = await self._carry_out(edits, plan, deadline)
         finally:
@@ -71,9 +72,18 @@ class BucketWriter(Writer):
             StateStoreError, OutOfTime: one could not be read.
         """
         found: dict[str, bytes] = {}
+        total = 0
+
+        def count(size: int) -> None:
+            nonlocal total
+            total += size
+            if total > MAX_READ_BYTES:
+                raise TooLarge(
+                    f"{len(wanted)} files of the bucket are over {MAX_READ_BYTES} bytes together: shorten them"
+                )
 
         async def read(path: str) -> None:
-            content = await self._bucket.get(path, deadline)
+            content = await self._bucket.get(path, deadline, count)
             if content is not None:
                 found[path] = content
 

@@ -138,8 +138,13 @@ class Bucket:
         if not await self._call(deadline, lambda s3: self._puts.put(s3, key, content), changes=True):
             raise s3_errors.no_s3(self.where)
 
-    async def get(self, key: str, deadline: Deadline) -> bytes | None:
+    async def get(self, key: str, deadline: Deadline, read: Callable[[int], None]) -> bytes | None:
         """Return an object's content, or None where there is no such object.
+
+        Args:
+            key: of the object.
+            deadline: for the call.
+            read: called with the bytes of each piece; raises where they are too many with those of other objects.
 
         Raises:
             TooLarge: it is over `settings.max_file_bytes`.
@@ -156,6 +161,7 @@ class Bucket:
             content = bytearray()
             async with reply["Body"] as body:
                 async for chunk in body.iter_chunks(_CHUNK_BYTES):
+                    read(len(chunk))
                     content += chunk
                     if len(content) > limit:
                         raise TooLarge(

@@ -6,7 +6,7 @@ from typing import Final
 
 from shared import paths
 from shared.deadline import Deadline
-from shared.plan import Edit
+from shared.plan import MAX_WALKED, Edit, Listing
 from shared.writers.s3_client import Bucket, Entry
 
 # A page of 1,000 keys costs about as much as this many look-ups: the time to read its XML, and a round trip in which
@@ -20,11 +20,11 @@ def digest(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-async def survey(bucket: Bucket, edits: Sequence[Edit], deadline: Deadline) -> dict[str, str]:
-    """Return the digests of the objects that the edits concern, by key, for `shared.plan.Listing`.
+async def survey(bucket: Bucket, edits: Sequence[Edit], deadline: Deadline) -> Listing:
+    """Return the objects that the edits concern.
 
-    Complete are: everything in pruned directories, the paths that edits name, and objects that stand where those need
-    directories.
+    Complete are: everything in pruned directories that hold no more than `MAX_WALKED`, the paths that edits name, and
+    objects that stand where those need directories.
 
     Args:
         bucket: to look at.
@@ -34,12 +34,19 @@ async def survey(bucket: Bucket, edits: Sequence[Edit], deadline: Deadline) -> d
     Raises:
         StateStoreError, OutOfTime: as `Bucket`.
     """
-    found = await _Search(bucket, edits, deadline).run()
+    search = _Search(bucket, edits, deadline)
+    found = await search.run()
     _drop_markers(found, edits)
-    return await _digests(bucket, edits, found, deadline)
+    return Listing(await _digests(bucket, edits, found, deadline), search.unread)
 
 
 class _Search:
+    """Finds objects.
+
+    Attributes:
+        unread: pruned directories that hold more than is listed.
+    """
+
     def __init__(self, bucket: Bucket, edits: Sequence[Edit], deadline: Deadline) -> None:
         self._bucket = bucket
         self._deadline = deadline
@@ -53,6 +60,7 @@ class _Search:
         }
         self._base = _common_directory([*named, *(f"{directory}/" for directory in pruned)])
         self._found: dict[str, Entry] = {}
+        self.unread: list[str] = []
 
     async def run(self) -> dict[str, Entry]:
         calls = len(self._directories) + len(self._lookups)
@@ -73,8 +81,13 @@ class _Search:
     async def _list(self, directory: str, pages: int | None = None) -> bool:
         """List a directory; False where that takes more pages than allowed."""
         token: str | None = None
+        listed = 0
         while pages is None or pages > 0:
             page = await self._bucket.list(_prefix(directory), self._deadline, token=token)
+            listed += len(page.entries)
+            if listed > MAX_WALKED:
+                self.unread.append(directory)
+                return False
             self._found.update(page.entries)
             token = page.next
             if token is None:

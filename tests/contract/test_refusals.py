@@ -22,6 +22,9 @@ INVALID: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "sibling-of-root": (edit({"bad-2/x": b""}, id="bad", root="bad"), ("bad-2/x", "'bad'")),
     "dot-git": (edit({"bad/.git/config": b""}, id="bad", root="bad"), (".git",)),
     "dot-GIT": (edit({"bad/.GIT/config": b""}, id="bad", root="bad"), (".GIT",)),
+    "dot-git-stream": (edit({"bad/.git:x": b""}, id="bad", root="bad"), (".git:x",)),
+    "dot-git-short-name": (edit({"bad/git~1 ./x": b""}, id="bad", root="bad"), ("git~1",)),
+    "dot-git-on-hfs": (edit({"bad/.g\u200cit/x": b""}, id="bad", root="bad"), ("Git's own",)),
     "absolute": (edit({"/bad/x": b""}, id="bad", root="bad"), ("absolute",)),
     "empty": (edit({"": b""}, id="bad"), ("no file",)),
     "not-cleaned": (edit({"bad//x": b""}, id="bad", root="bad"), ("bad//x",)),
@@ -150,6 +153,14 @@ async def test_an_edit_that_contradicts_itself_is_refused(store: Store) -> None:
     assert isinstance(error, PathConflict)
     assert "'a/x/y'" in str(error)
     assert store.files() == {"good/file": b"good", "last": b"last"}
+
+
+async def test_what_git_reads_from_a_checkout_are_ordinary_documents(store: Store) -> None:
+    files = {f"a/{name}": b"x\n" for name in (".gitmodules", ".gitattributes", ".gitignore", ".mailmap", "git~2")}
+    async with store.open() as writer:
+        outcomes = await writer.write([edit(files)], soon())
+    assert isinstance(outcomes["one"], Written)
+    assert store.files() == files
 
 
 async def test_a_batch_of_bad_edits_alone_touches_nothing(store: Store) -> None:

@@ -91,6 +91,7 @@ KRATIX: dict[str, tuple[str, dict[str, Any]]] = {
     "a Destination at the root": ("Destination", {**DESTINATION, "path": "/"}),
     "a Destination at a dot": ("Destination", {**DESTINATION, "path": "."}),
     "a Destination with dots in its path": ("Destination", {**DESTINATION, "path": "a/..b/c..d/..."}),
+    "a Destination with git in its path": ("Destination", {**DESTINATION, "path": "x.git/.gitx/git~2/a:.git"}),
 }
 
 
@@ -127,6 +128,25 @@ REFUSED = [
         "at least 1 char",
         id="no name",
     ),
+    *(
+        pytest.param("Destination", {**DESTINATION, "path": path}, "spec.path contains a name that Git takes", id=what)
+        for path, what in (
+            ("a/.git", "Git's own directory"),
+            ("GIT~1/x", "its short name"),
+            ("a/.git . :x/b", "its streams"),
+            ("a/.g\u200cit/b", "its spelling on HFS+"),
+        )
+    ),
+    pytest.param(
+        "Destination",
+        {**DESTINATION, "filepath": {"mode": "aggregatedYAML", "filename": ".Git/all.yaml"}},
+        "spec.filepath.filename contains a name that Git takes",
+        id="a file name in Git's own directory",
+    ),
+    pytest.param(
+        "BucketStateStore", {**BUCKET, "path": ".git"}, "spec.path contains a name that", id="a bucket's .git"
+    ),
+    pytest.param("GitStateStore", {**GIT, "path": "x/.git./y"}, "spec.path contains a name that", id="another .git"),
     pytest.param("BucketStateStore", {**BUCKET, "path": "a/../.."}, "spec.path contains '..'", id="a bucket's path"),
     pytest.param("GitStateStore", {**GIT, "path": ".."}, "spec.path contains '..'", id="a repository's path"),
     pytest.param(
@@ -206,7 +226,7 @@ def test_every_rule_has_a_message_that_begins_with_its_field() -> None:
     messages = [
         m for file in sorted(kratix_crds.OURS.glob("*.yaml")) for m in _messages(yaml.safe_load(file.read_text()))
     ]
-    assert len(messages) == 10
+    assert len(messages) == 14
     assert [m for m in messages if not m.startswith(("spec.", "filepath.mode is immutable"))] == []
 
 

@@ -105,10 +105,12 @@ class _SpyConnection(socketserver.BaseRequestHandler):
 
     def _requests(self, upstream: socket.socket, lost: list[Rule]) -> None:
         spy = self.server.spy
+        answered = False  # what comes of this request's body is for nobody
         while data := self.request.recv(65536):
             rule = Rule("")
             if data.startswith((b"GET ", b"POST ")):
                 rule = spy.rule_of(data.partition(b"\r\n")[0].decode())
+                answered = False
             rule.before()
             if rule.answer == "drop":
                 return
@@ -116,7 +118,8 @@ class _SpyConnection(socketserver.BaseRequestHandler):
                 lost.append(rule)
             if rule.reply:
                 self.request.sendall(rule.reply)
-            else:
+                answered = True
+            elif not answered:
                 upstream.sendall(spy.rewrite(data))
 
     def _answers(self, upstream: socket.socket, lost: list[Rule]) -> None:

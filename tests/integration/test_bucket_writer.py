@@ -14,6 +14,7 @@ from shared.errors import (
     StateStoreNotReady,
     StoreNotFound,
     StoreUnavailable,
+    TooLarge,
 )
 from shared.plan import Edit, Written
 from shared.resources import BucketStateStore, parse_state_store
@@ -34,6 +35,41 @@ async def failure(writer: Writer, *edits: Edit) -> StateStoreError:
         with pytest.raises(StateStoreError) as caught:
             await writer.write(edits or [edit({"a": b""})], soon())
     return caught.value
+
+
+# --- what is more than a function reads
+
+
+async def test_a_directory_of_endless_objects_is_refused_to_those_who_prune_it_alone(
+    minio: Minio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BucketStore(minio)
+    async with store.open() as writer:
+        many = {f"a/big/{number}": b"" for number in range(1100)}
+        await writer.write([edit({**many, "a/small/x": b"", "b/x": b""})], soon())
+        monkeypatch.setattr("shared.writers.s3_survey.MAX_WALKED", 1000)
+        edits = [
+            edit({"a/big/new": b""}, id="big", root="a/big", prune={"a/big"}),
+            edit({"b/y": b""}, id="other", root="b", prune={"b"}),
+            edit({"a/small/y": b""}, id="beside", root="a/small", prune={"a/small"}),
+        ]
+        outcomes = await writer.write(edits, soon())
+        assert isinstance(outcomes["big"], TooLarge)
+        assert "'a/big' holds over" in str(outcomes["big"])
+        assert isinstance(outcomes["other"], Written)
+        assert isinstance(outcomes["beside"], Written)
+    assert set(store.files()) == {*many, "a/small/y", "b/y"}
+
+
+async def test_files_that_are_too_much_together_are_not_read(minio: Minio, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = BucketStore(minio)
+    store.seed({"x": b"x" * 600, "y": b"y" * 600})
+    async with store.open() as writer:
+        assert await writer.read_many(["x", "y"], soon()) == {"x": b"x" * 600, "y": b"y" * 600}
+        monkeypatch.setattr("shared.writers.s3.MAX_READ_BYTES", 1000)
+        assert await writer.read("x", soon()) == b"x" * 600
+        with pytest.raises(TooLarge, match="2 files of the bucket are over 1000 bytes together"):
+            await writer.read_many(["x", "y"], soon())
 
 
 # --- who may what

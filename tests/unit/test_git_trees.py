@@ -9,6 +9,7 @@ from dulwich.objects import Blob, ObjectID, Tree
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.errors import OutOfTime, TooLarge
 from shared.plan import Edit, Found, compute
 from shared.writers.git.trees import MissingObject, Trees, build, digest
 
@@ -34,6 +35,22 @@ def trees_of(files: Mapping[str, Entry]) -> tuple[ObjectID | None, dict[bytes, b
         return tree.id
 
     return (make("") if files else None), raw
+
+
+def bomb(depth: int, *leaves: Entry) -> tuple[ObjectID, dict[bytes, bytes]]:
+    """Make a few trees that stand for ten to the power of `depth` directories, with those leaves in each."""
+    raw: dict[bytes, bytes] = {}
+    tree = Tree()
+    for number, (mode, content) in enumerate(leaves):
+        tree[b"leaf%d" % number] = (mode, Blob.from_string(content).id)
+    for _ in range(depth):
+        raw[tree.id] = tree.as_raw_string()
+        above = Tree()
+        for number in range(10):
+            above[b"%d" % number] = (stat.S_IFDIR, tree.id)
+        tree = above
+    raw[tree.id] = tree.as_raw_string()
+    return tree.id, raw
 
 
 def plain(**files: bytes) -> dict[str, Entry]:
@@ -142,3 +159,57 @@ def test_building_a_plan_gives_the_very_tree_that_git_would_make(
     after.update((sha, tree.as_raw_string()) for sha, tree in built.trees.items())
     assert set(built.blobs) == {Blob.from_string(content).id for content in plan.puts.values()}
     assert set(Trees(built.root, after).under("")) == set(expected)
+
+
+@pytest.mark.parametrize("leaves", [[(0o100644, b"x")], []], ids=["files", "directories-alone"])
+def test_a_few_trees_that_stand_for_millions_of_paths_are_walked_within_a_bound(leaves: list[Entry]) -> None:
+    root, raw = bomb(11, *leaves)
+    edits = [
+        Edit("bad", "Destination/bad", "1", prune=frozenset({"1"})),
+        Edit("good", "Destination/good", "mine", files={"mine/x": b"1"}),
+    ]
+    plan = compute(edits, Trees(root, raw), digest)
+    assert isinstance(plan.refused["bad"], TooLarge)
+    assert "'1' holds over 200000 files" in str(plan.refused["bad"])
+    assert (plan.puts, plan.deletes) == ({"mine/x": b"1"}, set())
+
+
+def test_a_long_walk_looks_at_the_clock_and_ends_the_plan() -> None:
+    root, raw = bomb(4, (0o100644, b"x"))
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 20:
+            raise OutOfTime("over")
+
+    with pytest.raises(OutOfTime):
+        compute([Edit("one", "one", "", prune=frozenset({""}))], Trees(root, raw, check), digest)
+
+
+def test_a_tree_that_is_not_there_ends_the_plan_so_that_all_is_fetched_again() -> None:
+    root, raw = trees_of(plain(a__b=b"1"))
+    kept = {sha: tree for sha, tree in raw.items() if sha == root}
+    with pytest.raises(MissingObject):
+        compute([Edit("one", "one", "", prune=frozenset({"a"}))], Trees(root, kept), digest)
+
+
+def test_a_directory_of_endless_entries_is_not_read() -> None:
+    entry = b"100644 %07d\0" + b"x" * 20
+    huge = b"".join(entry % number for number in range(300_000))
+    sha = hashlib.sha1(b"tree %d\0" % len(huge) + huge).hexdigest().encode()
+    top = Tree()
+    top[b"huge"] = (stat.S_IFDIR, ObjectID(sha))
+    edits = [Edit(name, name, name, files={f"{name}/x": b"1"}) for name in ("huge", "good")]
+    plan = compute(edits, Trees(top.id, {top.id: top.as_raw_string(), sha: huge}), digest)
+    assert (list(plan.refused), list(plan.puts)) == (["huge"], ["good/x"])
+    assert isinstance(plan.refused["huge"], TooLarge)
+
+
+def test_directories_are_read_again_rather_than_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.writers.git.trees.MAX_PARSED_BYTES", 200)
+    files = plain(**{f"d{n}__f{m}": b"%d" % m for n in range(20) for m in range(3)})
+    trees = Trees(*trees_of(files))
+    assert set(trees.under("")) == set(files)
+    assert len(trees._parsed) < 5

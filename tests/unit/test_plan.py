@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import paths
-from shared.errors import InvalidPath, PathConflict
+from shared.errors import InvalidPath, PathConflict, StoreUnavailable, TooLarge
 from shared.plan import Edit, Found, Listing, Plan, compute
 
 Files = dict[str, bytes]
@@ -70,6 +71,31 @@ def test_a_file_that_another_edit_deletes_still_blocks_this_one() -> None:
     assert done.deletes == {"a"}
     assert isinstance(done.refused["two"], PathConflict)
     assert not done.puts
+
+
+def test_a_directory_that_was_not_listed_to_its_end_is_refused_to_those_who_ask_for_it_alone() -> None:
+    listing = Listing({"a/x": "", "a/big/1": "", "b": ""}, unread=["a/big"])
+    edits = [
+        edit(id="prunes-it", prune={"a/big"}),
+        edit(id="prunes-around-it", prune={"a"}),
+        edit({"a/big/2": b""}, id="writes-into-it"),
+        edit({"a/y": b""}, id="beside", remove={"a/x"}),
+    ]
+    done = compute(edits, listing, digest)
+    assert {item: type(error) for item, error in done.refused.items()} == dict.fromkeys(
+        ("prunes-it", "prunes-around-it", "writes-into-it"), TooLarge
+    )
+    assert (set(done.puts), done.deletes) == ({"a/y"}, {"a/x"})
+
+
+def test_a_batch_deletes_within_a_bound_and_leaves_the_rest_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.plan.MAX_WALKED", 10)
+    existing = {f"{directory}/{number}": b"" for directory in "abc" for number in range(6)}
+    done = plan(existing, *(edit({f"{name}/new": b""}, id=name, prune={name}) for name in "abc"))
+    assert {item: type(error).__mro__[1] for item, error in done.refused.items()} == dict.fromkeys(
+        "bc", StoreUnavailable
+    )
+    assert (len(done.deletes), set(done.puts)) == (6, {"a/new"})
 
 
 def test_a_refused_edit_neither_puts_nor_deletes_nor_claims() -> None:

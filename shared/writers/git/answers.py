@@ -17,6 +17,12 @@ _RACE: Final = re.compile(
     r"|already exists|failed to lock|reference already|but expected",
     re.IGNORECASE,
 )
+# A system's words for a server that has no room; a pack that cannot be unpacked for any other reason is refused.
+_FULL: Final = re.compile(
+    r"no space left|disk quota exceeded|out of memory|cannot allocate memory|too many open files|input/output error"
+    r"|read-only file system|resource temporarily unavailable",
+    re.IGNORECASE,
+)
 _SICK: Final = re.compile(r"internal|time[d ]?-? ?out|temporar|unpack|try again|unavailable", re.IGNORECASE)
 _MISSING: Final = re.compile(r"not found|does not appear to be a git repo|does not exist|no such", re.IGNORECASE)
 _PROGRESS: Final = re.compile(r":\s+\d+% \(")
@@ -38,6 +44,11 @@ def is_race(words: str) -> bool:
 def is_sick(words: str) -> bool:
     """Whether a rejection tells of trouble inside the server."""
     return _SICK.search(words) is not None
+
+
+def is_full(words: str) -> bool:
+    """Whether a rejection says that the server has no room or cannot write at all, whatever was pushed."""
+    return _FULL.search(words) is not None
 
 
 def says_missing(words: str) -> bool:

@@ -6,7 +6,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -28,10 +27,11 @@ from dulwich.refs import Ref
 from shared.errors import AccessDenied, LandfallError, StateStoreNotReady, StoreNotFound, StoreUnavailable, TooLarge
 from shared.writers.git import answers
 from shared.writers.git.answers import RemoteText
+from shared.writers.git.branch import Moved, OutcomeUnknown, Refused, Snapshot
 from shared.writers.git.endpoint import Endpoint
+from shared.writers.git.pack import Limits
 from shared.writers.git.pack import objects as objects_of
 from shared.writers.git.session import ConnectionLost, Session
-from shared.writers.git.trees import Trees
 
 HEAD: Final = Ref(b"HEAD")
 _SHA1_LENGTH: Final = 40
@@ -50,66 +50,6 @@ _MALFORMED: Final = (
     struct.error,
     zlib.error,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A branch as it was when it was looked at.
-
-    Attributes:
-        tip: the branch's commit; None where the branch does not exist.
-        parent: the commit to build on: the tip, or the default branch's; None in an empty repository.
-        root: id of that commit's tree.
-        raw: its trees by id.
-        blobs: contents that came along, by id, where they were asked for.
-    """
-
-    tip: ObjectID | None
-    parent: ObjectID | None
-    root: ObjectID | None
-    raw: dict[bytes, bytes] = field(repr=False)
-    blobs: dict[ObjectID, bytes] = field(default_factory=dict, repr=False)
-
-    def trees(self) -> Trees:
-        """Return the trees as an `Existing`."""
-        return Trees(self.root, self.raw)
-
-
-class Moved(Exception):
-    """The branch is not where the change was built: fetch again and build again.
-
-    Attributes:
-        now: where it is; None where it is gone.
-    """
-
-    def __init__(self, now: ObjectID | None) -> None:
-        super().__init__("the branch has moved")
-        self.now = now
-
-
-class Refused(Exception):
-    """The server answered the push with no; whether others can help it is for the caller to find out.
-
-    Attributes:
-        status: the server's word about the branch.
-        remote: what it said beside.
-    """
-
-    def __init__(self, status: str, remote: str) -> None:
-        super().__init__(status)
-        self.status, self.remote = status, remote
-
-
-class OutcomeUnknown(Exception):
-    """The connection was lost after the push was on its way; only the branch can tell.
-
-    Attributes:
-        cause: what happened, in words for a person.
-    """
-
-    def __init__(self, cause: StoreUnavailable) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
 
 
 class Repository:
@@ -131,6 +71,7 @@ class Repository:
         Raises:
             TooLarge: it is more than the settings allow.
         """
+        self._session.give_back()  # the trees that these replace
         pack = io.BytesIO()
         wanted: list[ObjectID] = []
 
@@ -150,7 +91,7 @@ class Repository:
             raw: dict[bytes, bytes] = {}
             contents: dict[ObjectID, bytes] = {}
             root = None
-            for unpacked in self._objects(pack):
+            for unpacked in self._objects(pack, blobs=bool(blobs)):
                 if unpacked.obj_type_num == Tree.type_num:
                     raw[_id(unpacked)] = b"".join(unpacked.obj_chunks or ())
                 elif unpacked.obj_type_num == Commit.type_num and _id(unpacked) == wanted[0]:
@@ -159,7 +100,9 @@ class Repository:
                     contents[sha] = self._content(unpacked, blobs[sha])
         if root is None:
             raise StoreUnavailable(f"{self._endpoint.remote} sent a pack without the branch's commit")
-        return Snapshot(tip, wanted[0], root, raw, contents)
+        snapshot = Snapshot(tip, wanted[0], root, raw, contents)
+        self._session.need(snapshot.size + sum(map(len, contents.values())), "the branch")
+        return snapshot
 
     def contents(self, files: Mapping[ObjectID, str]) -> dict[ObjectID, bytes]:
         """Return files' contents by their ids.
@@ -172,12 +115,13 @@ class Repository:
         Raises:
             TooLarge: one of them, or all that has to be fetched for them, is more than the settings allow.
         """
+        self._session.give_back()
         pack = io.BytesIO()
         found: dict[ObjectID, bytes] = {}
         try:
             with self._translated():
                 self._fetch_pack(lambda _: list(files), pack)
-                for unpacked in self._objects(pack):
+                for unpacked in self._objects(pack, blobs=True):
                     if (sha := _id(unpacked)) in files:
                         found[sha] = self._content(unpacked, files[sha])
         except StoreUnavailable:
@@ -238,7 +182,7 @@ class Repository:
             return pack_objects_to_data(objects)
 
         try:
-            with self._translated(remote):
+            with self._translated(remote), self._refused(remote):
                 result = self._client.send_pack(self._endpoint.path.encode(), swap, pack, progress=remote)
         except StoreUnavailable as error:
             if sent:
@@ -260,6 +204,10 @@ class Repository:
         """Fetch into a buffer; a server that breaks off over a depth or a filter is asked again without."""
         asked = False
 
+        def take(data: bytes) -> int:
+            self._session.need_all(pack.tell() + len(data), f"the pack of {self._endpoint.remote}")
+            return pack.write(data)
+
         def choose(refs: Mapping[Ref, ObjectID], depth: int | None = None) -> list[ObjectID]:
             nonlocal asked
             del depth
@@ -275,7 +223,7 @@ class Repository:
                     self._endpoint.path.encode(),
                     choose,
                     ObjectStoreGraphWalker([], lambda _: []),
-                    pack.write,
+                    take,
                     depth=tried[0],
                     ref_prefix=[HEAD, self._ref],
                     filter_spec=tried[1],
@@ -285,8 +233,16 @@ class Repository:
                     raise
         raise AssertionError  # the loop's last round returns or raises
 
-    def _objects(self, pack: io.BytesIO) -> Iterator[UnpackedObject]:
-        return objects_of(pack, self._session.settings.max_pack_bytes, str(self._endpoint.remote))
+    def _objects(self, pack: io.BytesIO, *, blobs: bool) -> Iterator[UnpackedObject]:
+        remote = str(self._endpoint.remote)
+        what = f"the pack of {remote}"
+        limits = Limits(
+            self._session.settings.max_pack_bytes,
+            blobs,
+            lambda size: self._session.need_all(size, what),
+            lambda size: self._session.need(size, what),
+        )
+        return objects_of(pack, limits, remote)
 
     def _content(self, unpacked: UnpackedObject, path: str) -> bytes:
         """Return a file's content, which is in memory twice for a moment; one that is too large never is."""
@@ -316,8 +272,6 @@ class Repository:
         """Turn dulwich's errors into ours."""
         try:
             yield
-        except SendPackError as error:
-            raise self._unpacked(f"{_text(error)} {remote or ''}") from None
         except HangupException as error:
             lines = b" ".join(error.stderr_lines or ()).decode("utf-8", "replace")
             raise self._hung_up(f"{lines} {remote or ''}") from None
@@ -328,6 +282,19 @@ class Repository:
                 f"{self._endpoint.remote} answered with what is no Git protocol ({type(error).__name__})"
             ) from None
 
+    @contextlib.contextmanager
+    def _refused(self, remote: RemoteText) -> Iterator[None]:
+        """Turn what dulwich raises for a server's no into `Refused`."""
+        words = self._endpoint.redactor.words
+        try:
+            yield
+        except SendPackError as error:
+            raise Refused(words(_text(error)), words(str(remote)), unpacking=True) from None
+        except UnicodeDecodeError as error:
+            if error.encoding != "utf-8":
+                raise  # no status of a branch
+            raise Refused(words(error.object), words(str(remote))) from None
+
     def _hung_up(self, text: str) -> LandfallError:
         host, words = self._endpoint.remote, self._endpoint.redactor.words(text)
         if answers.says_missing(words):
@@ -335,12 +302,6 @@ class Repository:
         if answers.says_denied(words):
             return AccessDenied(f"{host} does not allow this: give the credentials write access: {words}")
         return ConnectionLost(f"{host} broke off{f': {words}' if words else ''}")
-
-    def _unpacked(self, text: str) -> LandfallError:
-        host, words = self._endpoint.remote, self._endpoint.redactor.words(text)
-        if "maximum" in words:
-            return TooLarge(f"{host} finds the commit too large: raise the server's limit: {words}")
-        return StoreUnavailable(f"{host} could not take the commit: {words}")
 
 
 def _id(unpacked: UnpackedObject) -> ObjectID:

@@ -5,9 +5,12 @@ import random
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from types import TracebackType
 from typing import Final, Self
 
+from shared import budget
+from shared.budget import Room
 from shared.deadline import Deadline
 from shared.errors import StateStoreNotReady, StoreUnavailable, TooLarge
 from shared.settings import Settings
@@ -15,6 +18,8 @@ from shared.writers.network import check_address
 
 FIRST_PAUSE_SECONDS: Final = 0.05  # before the first new try; doubled for each further one, with full jitter
 LONGEST_PAUSE_SECONDS: Final = 2.0
+FREE_BYTES: Final = 4 * 1024 * 1024  # that an operation may take without asking; most take less
+ROOM_POLL_SECONDS: Final = 0.2  # between two looks at the clock while others have the memory
 
 
 class ConnectionLost(StoreUnavailable):
@@ -34,6 +39,8 @@ class Session:
         self._aborted = threading.Event()
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
+        self._room: Room | None = None
+        self._asked = False  # whether it was asked for here, and not kept from before
         self._closers = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -45,10 +52,48 @@ class Session:
         try:
             self._closers.close()
         finally:
+            self.give_back()
             with self._lock:
                 for sock in self._sockets:
                     sock.close()
                 self._sockets.clear()
+
+    def need(self, size: int, what: str) -> None:
+        """Have so many bytes of the function's memory, or wait until others have given them back.
+
+        What is held already is shrunk to it. It is never added to, as two that hold and wait would wait for each other.
+
+        Raises:
+            TooLarge: they are more than the function has, or than what is held.
+            OutOfTime, StoreUnavailable: as `timeout`.
+        """
+        if self._room is not None and size <= self._room.size:
+            self._room.shrink(size)
+        elif size > FREE_BYTES:
+            self.give_back()
+            self._room = budget.of(self.settings.memory_bytes).ask(size, what)
+            self._asked = True
+            while not self._room.granted.done():
+                self.timeout()
+                wait([self._room.granted], timeout=ROOM_POLL_SECONDS)
+
+    def need_all(self, size: int, what: str) -> None:
+        """Have all of the function's memory if so many bytes are more than a little, and may become many more."""
+        if self._room is None and size > FREE_BYTES:
+            self.need(self.settings.memory_bytes, what)
+
+    def hold(self, room: Room) -> None:
+        """Hold room that is had already, and give it back at the end."""
+        self.give_back()
+        self._room, self._asked = room, False
+
+    def give_back(self) -> None:
+        """Give the memory back that this operation has."""
+        if self._room is not None:
+            if self._asked:
+                budget.trim()  # before others are let in, or the system has what both of them took
+            self._room.release()
+            self._room = None
 
     def at_end(self, close: Callable[[], object]) -> None:
         """Call this when the operation ends, however it ends."""

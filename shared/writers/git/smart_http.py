@@ -22,7 +22,7 @@ from shared.errors import (
     StateStoreNotReady,
     StoreNotFound,
     StoreUnavailable,
-    TooLarge,
+    WriteRejected,
 )
 from shared.resources import Secret
 from shared.settings import Settings
@@ -241,7 +241,7 @@ class HttpClient(HttpGitClient):
             case 404:
                 return StoreNotFound(f"{host} knows no such repository (404): check spec.url and its access{said}")
             case 413:
-                return TooLarge(f"{host} finds the commit too large (413): raise the server's limit{said}")
+                return WriteRejected(f"{host} finds the commit too large (413): raise the server's limit{said}")
             case 500 | 502 | 503 | 504:
                 return ConnectionLost(f"{host} is in trouble ({response.status}){said}")
             case status:

@@ -5,15 +5,19 @@ Only directories on the way to a change are read and only those that change are 
 
 import hashlib
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from dulwich.objects import Blob, ObjectID, Tree
 
-from shared.errors import StoreUnavailable
-from shared.plan import Found
+from shared.errors import StoreUnavailable, TooLarge
+from shared.plan import MAX_WALKED, Found, too_many
 
+MAX_TREE_BYTES: Final = 8 * 1024 * 1024  # of one directory, as Git stores it; read, it takes six times as much
+MAX_PARSED_BYTES: Final = 8 * 1024 * 1024  # of directories that are kept as they were read, as Git stores them
+LARGE_TREE: Final = 1_000  # entries
+CHECK_EVERY: Final = 1_000  # entries of a walk between two looks at the clock
 FILE_MODE: Final = stat.S_IFREG | 0o644
 DIRECTORY_MODE: Final = stat.S_IFDIR
 
@@ -33,14 +37,20 @@ class Trees:
     Args:
         root: id of the commit's tree; None for a repository without commits.
         raw: trees by id, as they were fetched.
+        check: called now and then during long walks; raises what ends them.
 
-    All methods raise `MissingObject` where a tree on the way is not in `raw`.
+    All methods raise `MissingObject` where a tree on the way is not in `raw`, and `TooLarge` where one has more entries
+    than a function reads.
     """
 
-    def __init__(self, root: ObjectID | None, raw: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, root: ObjectID | None, raw: Mapping[bytes, bytes], check: Callable[[], object] = lambda: None
+    ) -> None:
         self.root = root
         self._raw = raw
+        self._check = check
         self._parsed: dict[bytes, Tree] = {}
+        self._parsed_bytes = 0
 
     def look(self, path: str) -> Found | None:
         """Return what lies at exactly that path."""
@@ -48,14 +58,26 @@ class Trees:
         return None if entry is None else _found(*entry)
 
     def under(self, directory: str) -> Iterator[str]:
-        """Yield the paths of everything in a directory that is no directory itself, at any depth."""
+        """Yield the paths of everything in a directory that is no directory itself, at any depth.
+
+        A few trees may hold each other many times, and stand for more paths than there is memory for.
+
+        Raises:
+            TooLarge: it is more than `MAX_WALKED` entries, directories among them.
+        """
         entry = self._entry(directory)
         if entry is None or not stat.S_ISDIR(entry[0]):
             return
         waiting = [(directory, entry[1])]
+        walked = 0
         while waiting:
             at, tree = waiting.pop()
             for name, mode, sha in self.tree(tree).iteritems():
+                walked += 1
+                if walked > MAX_WALKED:
+                    raise too_many(directory)
+                if walked % CHECK_EVERY == 0:
+                    self._check()
                 path = f"{at}/{decode(name)}" if at else decode(name)
                 if stat.S_ISDIR(mode):
                     waiting.append((path, sha))
@@ -69,6 +91,13 @@ class Trees:
                 raw = self._raw[sha]
             except KeyError:
                 raise MissingObject(f"the repository's server left out the tree {sha.decode()}") from None
+            if len(raw) > MAX_TREE_BYTES:
+                raise TooLarge(f"a directory of the branch takes {len(raw)} bytes, over {MAX_TREE_BYTES}: split it up")
+            self._parsed_bytes += len(raw)
+            if self._parsed_bytes > MAX_PARSED_BYTES:
+                self._parsed.clear()
+                self._parsed_bytes = len(raw)
+            self._check()
             tree = self._parsed[sha] = Tree.from_string(raw)
         return tree
 
@@ -157,7 +186,8 @@ def _rebuild(existing: Trees, old: ObjectID | None, change: _Change, built: Buil
 
 
 def _keep(tree: Tree, built: Built) -> ObjectID:
-    built.trees[tree.id] = tree
+    # A large one as Git stores it, not as it was read: that takes several times as much.
+    built.trees[tree.id] = tree if len(tree) < LARGE_TREE else Tree.from_string(tree.as_raw_string())
     return tree.id
 
 

@@ -8,22 +8,23 @@ from typing import Any, Final, Self, TypeVar
 
 from dulwich.refs import Ref, check_ref_format
 
+from shared import budget
 from shared.deadline import Deadline
 from shared.errors import StateStoreNotReady, StoreUnavailable
 from shared.plan import Edit, Outcome
 from shared.resources import GitStateStore, Secret
 from shared.settings import Settings
 from shared.writers.base import Writer
+from shared.writers.git.branch import Snapshot
 from shared.writers.git.changeset import Changeset
 from shared.writers.git.endpoint import Endpoint, open_endpoint
-from shared.writers.git.repository import Snapshot
 from shared.writers.git.session import Session
 
 T = TypeVar("T")
 
 THREADS: Final = 4  # operations at once on one writer; callers group by State Store, so one is the rule
 # Trees kept while the container is warm: those of the last commit and those that our commits since then replaced.
-# Above either bound all are forgotten and the next operation fetches.
+# Above either bound all are forgotten and the next operation fetches; so it is where others need the memory.
 MAX_CACHED_TREES: Final = 200_000
 MAX_CACHED_BYTES: Final = 32 * 1024 * 1024
 ABORT_SECONDS: Final = 2.0  # that a thread has to return after its sockets were shut down
@@ -40,7 +41,7 @@ class GitWriter(Writer):
         self._branch = store.spec.branch
         self._author = store.spec.git_author
         self._settings = settings
-        self._cache: Snapshot | None = None
+        self._budget = budget.of(settings.memory_bytes)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="git-writer")
 
     @classmethod
@@ -56,7 +57,10 @@ class GitWriter(Writer):
         return cls(open_endpoint(store, secret, settings), store, settings)
 
     async def write(self, edits: Sequence[Edit], deadline: Deadline) -> dict[str, Outcome]:
-        """Carry out a batch of edits as at most one commit, and return what became of each by its id.
+        """Carry out a batch of edits as one commit at most, or a few where the server refuses some of them.
+
+        Returns:
+            What became of each by its id.
 
         Raises:
             AccessDenied, StoreNotFound, WriteRejected, TooLarge, StoreUnavailable, StateStoreNotReady: nothing of the
@@ -103,7 +107,7 @@ class GitWriter(Writer):
 
     async def close(self) -> None:
         """Give back threads and trees."""
-        self._cache = None
+        self._budget.forget(self)
         self._threads.shutdown(wait=False)
 
     async def _run(self, operation: Callable[[Changeset], T], deadline: Deadline) -> T:
@@ -113,11 +117,18 @@ class GitWriter(Writer):
 
         def run() -> T:
             with session:
-                changeset = Changeset(self._endpoint, self._branch, self._author, session, self._cache)
+                changeset = Changeset(
+                    self._endpoint,
+                    self._branch,
+                    self._author,
+                    session,
+                    self._kept(session),
+                    lambda snapshot: self._keep(snapshot, session),
+                )
                 try:
                     return operation(changeset)
                 finally:
-                    self._keep(changeset.snapshot)
+                    changeset.close()
 
         thread = asyncio.get_running_loop().run_in_executor(self._threads, run)
         try:
@@ -135,12 +146,19 @@ class GitWriter(Writer):
         thread.add_done_callback(_take)
         raise StoreUnavailable(f"{self._endpoint.remote} did not finish within the deadline")
 
-    def _keep(self, snapshot: Snapshot | None) -> None:
-        small = snapshot is not None and len(snapshot.raw) <= MAX_CACHED_TREES
-        if small and snapshot is not None and sum(map(len, snapshot.raw.values())) <= MAX_CACHED_BYTES:
-            self._cache = snapshot
-        else:
-            self._cache = None
+    def _kept(self, session: Session) -> Snapshot | None:
+        """Return what was kept of the last operation; its memory is the session's from now on."""
+        taken = self._budget.take(self)
+        if taken is None:
+            return None
+        snapshot, room = taken
+        session.hold(room)
+        return snapshot if isinstance(snapshot, Snapshot) else None
+
+    def _keep(self, snapshot: Snapshot, session: Session) -> None:
+        if len(snapshot.raw) <= MAX_CACHED_TREES and snapshot.size <= MAX_CACHED_BYTES:
+            session.give_back()
+            self._budget.keep(self, snapshot, snapshot.size)
 
 
 def _take(thread: "asyncio.Future[Any]") -> None:
