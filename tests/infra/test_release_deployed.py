@@ -25,6 +25,7 @@ from infra.artifacts import RUNTIME
 from tests.functions.interpreter import find_python, run_handler
 from tests.infra.conftest import SAM
 from tests.infra.stack import Stack, create
+from tests.infra.test_forwarder_manifests import kubectl
 from tests.integration.platform_team import Platform
 from tests.integration.test_first_ready import canaries, declare_bucket
 from tests.servers.kubernetes import KubernetesApi, kubernetes_api
@@ -45,7 +46,7 @@ class Release:
     Attributes:
         folder: with the release's files.
         stack: made of its template.
-        api: the cluster that it serves, with the release's CRDs.
+        api: the cluster that it serves, with the release's CRDs and RBAC.
     """
 
     folder: Path
@@ -59,6 +60,7 @@ def release(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     shutil.copytree(dist, folder)
     with kubernetes_api() as api, aws_server() as server:
         api.apply_crds(folder / "crds.yaml")
+        kubectl("apply", "-f", folder / "rbac.yaml", KUBECONFIG=str(api.kubeconfig))  # and the namespace of the Leases
         upload(folder, server)
         stack = create(
             server,
