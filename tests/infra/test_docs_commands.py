@@ -193,12 +193,14 @@ def test_the_guide_leads_from_an_empty_account_to_ready_and_back(here: Machine, 
     # Whatever the other pages have left; a Destination whose State Store leads nowhere would wait with its clean-up.
     let_go = """kubectl patch {} --type=merge --patch '{"spec": {"cleanup": "none"}}'"""
     here.run(
+        "kubectl apply -f infra/kubernetes/rbac.yaml\n"
         f"kubectl get destinations --output name | xargs --replace={{}} {let_go}\n"
         "kubectl delete works --all --all-namespaces\n"
         "kubectl delete destinations,bucketstatestores,gitstatestores --all\n"
         "kubectl delete secrets --namespace default --all\n"
-        "kubectl delete --ignore-not-found -f infra/kubernetes/rbac.yaml -f infra/kubernetes/forwarder/rbac.yaml\n"
-        "kubectl delete --namespace landfall deployments,serviceaccounts,configmaps --all\n"
+        # Helm takes over nothing that it has not made. The namespace stays: nothing here would end it.
+        "kubectl get clusterroles,clusterrolebindings --output name | grep /landfall- | xargs kubectl delete\n"
+        "kubectl delete --namespace landfall deployments,serviceaccounts,configmaps,roles,rolebindings --all\n"
         "kubectl create secret generic moto --from-literal=accessKeyID=testing --from-literal=secretAccessKey=testing\n"
         f"aws s3 mb s3://{SHARED}"
     )
