@@ -18,6 +18,7 @@ DEV := .venv-$(VERSION)
 LOCAL := .venv-local-$(VERSION)
 SAM := .venv-sam-$(VERSION)
 AUDIT := .venv-audit-$(VERSION)
+RELEASE := .venv-release-$(VERSION)
 BIN := $(DEV)/bin
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/landfall
@@ -41,8 +42,8 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test unit check compat servers chaos bench sam-local rie artifacts lint audit iam tables \
-	format lock clean distclean check-runtime-python check-python
+.PHONY: help setup demo run test unit check compat servers chaos bench sam-local rie artifacts release lint audit iam \
+	tables format lock clean distclean check-runtime-python check-python
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -54,13 +55,13 @@ run: $(LOCAL)/.installed ## run against the cluster of KUBECONFIG until Ctrl-C (
 	@$(LOCAL)/bin/python -m infra.local run $(if $(CONTEXT),--context $(CONTEXT)) \
 		$(if $(RESYNC),--resync-seconds $(RESYNC)) $(if $(VERBOSE),--verbose)
 
-setup: $(DEV)/.installed $(LOCAL)/.installed $(SAM)/.installed ## make the environments that the other targets make when they need them
+setup: $(DEV)/.installed $(LOCAL)/.installed $(SAM)/.installed $(RELEASE)/.installed ## make the environments that the other targets make when they need them
 
 # A worker a core, each with servers of its own: a kube-apiserver's kinds and roles are everybody's. WORKERS=0 runs
 # tests in one process, one after the other. More than four would ask much of a machine's memory.
 PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),auto) --maxprocesses 4
 
-test: $(SAM)/.installed servers ## run all tests (PYTEST_ARGS="tests/contract -x", WORKERS=2)
+test: $(SAM)/.installed $(RELEASE)/.installed servers ## run all tests (PYTEST_ARGS="tests/contract -x", WORKERS=2)
 	@$(PYTEST) $(PYTEST_ARGS)
 
 unit: $(DEV)/.installed ## run the tests that need no servers, in under a minute
@@ -89,6 +90,10 @@ rie: check-runtime-python $(LOCAL)/.installed $(SAM)/.installed ## the same with
 
 artifacts: check-runtime-python ## make the functions' artifacts in .landfall/artifacts, and say how large they are (ARCHITECTURE=arm64)
 	@$(RUNTIME_PYTHON) infra/artifacts.py --architecture $(or $(ARCHITECTURE),x86_64) .landfall/artifacts
+
+release: check-runtime-python $(SAM)/.installed $(RELEASE)/.installed ## make dist/, from which others install without building (IMAGE=the forwarder's, repository@sha256:digest)
+	@$(SAM)/bin/python -m infra.release --python $(RUNTIME_PYTHON) --cyclonedx $(RELEASE)/bin/cyclonedx-py \
+		$(if $(IMAGE),--image $(IMAGE)) dist
 
 lint: $(DEV)/.installed ## check style, types, layers and the template
 	$(BIN)/ruff check .
@@ -126,10 +131,11 @@ lock: $(UV) ## write requirements*.txt anew from pyproject.toml (UPGRADE=--upgra
 	@$(COMPILE) pyproject.toml --group dev -c requirements-local.txt -c requirements-forwarder.txt -o requirements-dev.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
 	@$(COMPILE) --group audit -o requirements-audit.txt
+	@$(COMPILE) --group release -o requirements-release.txt
 	@$(COMPILE) --group emulation -o requirements-emulation.txt
 
 clean: ## delete what tools and runs leave behind
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .aws-sam .landfall
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .aws-sam .landfall dist
 	find functions infra shared tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## delete the environments too
@@ -146,6 +152,9 @@ $(SAM)/.installed: requirements-sam.txt | check-python $(UV)
 
 $(AUDIT)/.installed: requirements-audit.txt | check-python $(UV)
 	$(call install,$(AUDIT),$<)
+
+$(RELEASE)/.installed: requirements-release.txt | check-python $(UV)
+	$(call install,$(RELEASE),$<)
 
 # Make an environment hold exactly what a lock says. $(1): the environment, $(2): the lock.
 define install

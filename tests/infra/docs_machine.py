@@ -22,6 +22,7 @@ from typing import IO, Any, cast
 from tests.infra.conftest import ROOT, SAM
 from tests.infra.stack import Stack, create
 from tests.infra.test_demo import start
+from tests.servers.golang import go_binary
 from tests.servers.kubernetes import KubernetesApi
 from tests.servers.process import private_environment
 from tests.servers.sqs import AwsServer
@@ -39,13 +40,16 @@ NOTED = {
     "sam local": "",
     "sam build": "tests/functions/test_artifacts.py",  # by the target that SAM calls
     "sam deploy": "tests/infra/test_stack.py",  # in moto; its parameters are looked at here
-    "sam delete": "",  # needs an account
+    "gh release": "tests/infra/test_release.py",  # needs GitHub; the release's files are there
+    "gh attestation": "",  # needs GitHub
     "docker build": "tests/infra/test_forwarder_image.py",  # line by line, without a container engine
     "docker push": "",  # needs a registry
-    "git pull": "",
+    "git clone": "",  # the tree is there
     "git checkout": "",  # in Kratix's repository
     "git ls-remote": "",  # of a repository of yours
 }
+# What the AWS CLI would do with the stack, which is in moto already; noted like the others.
+DEPLOY = ["aws", "cloudformation", "deploy"]
 # What moto does not know: the CLI reads and checks the whole command, and an empty answer comes back.
 NOT_IN_MOTO = (
     "eks list-access-entries",
@@ -60,6 +64,8 @@ NOT_IN_MOTO = (
 _AWS = """#!/bin/bash
 case "$1 $2" in
   {not_in_moto}) exec {aws} "$@" --endpoint-url {nobody} ;;
+  "cloudformation deploy") printf '%q ' aws "$@" >> {notes}; echo >> {notes}; exit ;;
+  "eks update-kubeconfig") exit ;; # kubectl's cluster is chosen already
 esac
 exec {aws} "$@" --endpoint-url "$AWS_ENDPOINT_URL"
 """
@@ -125,10 +131,11 @@ class Machine:
         assert done.returncode == 0, f"{said}\nended with {done.returncode}; after {timeout:g} s it is killed"
         return said
 
-    def noted(self) -> list[list[str]]:
-        """Return the commands that were only noted since the last call."""
+    def noted(self, *, keep: bool = False) -> list[list[str]]:
+        """Return the commands that were only noted since the last call that did not keep them."""
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
-        self.notes.unlink(missing_ok=True)
+        if not keep:
+            self.notes.unlink(missing_ok=True)
         return [shlex.split(line) for line in lines]
 
 
@@ -140,7 +147,7 @@ def blocks(page: Path) -> str:
 
 @contextlib.contextmanager
 def machine(
-    folder: Path, api: KubernetesApi, server: AwsServer, transformed: Mapping[str, Any], name: str
+    folder: Path, api: KubernetesApi, server: AwsServer, transformed: Mapping[str, Any], dist: Path, *, name: str
 ) -> Iterator[Machine]:
     """Prepare a machine, and let the functions work on it until the block ends.
 
@@ -149,6 +156,7 @@ def machine(
         api: an API server that nobody else uses.
         server: moto.
         transformed: the template, as CloudFormation gets it.
+        dist: a release, which is what downloading leaves.
         name: of the stack.
     """
     bin_, notes = folder / "bin", folder / "noted"
@@ -157,7 +165,11 @@ def machine(
         target = checkout / part
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT / part).is_dir() else shutil.copy)(ROOT / part, target)
+    (version,) = re.findall(r"landfall-(.+)\.tgz", " ".join(path.name for path in dist.iterdir()))
+    shutil.copytree(dist, checkout / f"landfall-{version}")
+    (checkout / "landfall-source").symlink_to(checkout)  # what a clone leaves
     bin_.mkdir()
+    (bin_ / "helm").symlink_to(go_binary("helm"))
     for command in {noted.split()[0] for noted in NOTED}:
         _write(bin_ / command, _NOTE.format(name=command, notes=notes))
     ca, key = folder / "signer.pem", folder / "signer-key.pem"
@@ -171,7 +183,7 @@ def machine(
     stack = create(server, transformed, name, EncryptionKey="create")
     with _nobody() as nobody:
         quoted = "|".join(f'"{command}"' for command in NOT_IN_MOTO)
-        _write(bin_ / "aws", _AWS.format(not_in_moto=quoted, aws=SAM / "aws", nobody=nobody))
+        _write(bin_ / "aws", _AWS.format(not_in_moto=quoted, aws=SAM / "aws", nobody=nobody, notes=notes))
         environment = private_environment(
             **server.environment(), KUBECONFIG=str(kubeconfig), HOME=str(folder), AWS_PAGER=""
         )

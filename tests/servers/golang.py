@@ -67,6 +67,8 @@ GO_SERVERS = {
         GoServer("minio", "github.com/minio/minio", "github.com/minio/minio", "2"),
         GoServer("etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3", "½"),
         GoServer("kube-apiserver", "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "4"),
+        # No server: the tests render the cluster's chart with it.
+        GoServer("helm", "helm.sh/helm/v4", "helm.sh/helm/v4/cmd/helm", "1½"),
     )
 }
 # No servers, but what the benchmarks compare with; built the same way, when a benchmark asks for it.

@@ -1,0 +1,1 @@
+"""A release: everything that is needed to install without building (`make release`)."""
