@@ -113,6 +113,8 @@ async def heartbeat(look: Look) -> list[Line]:
     what = "heartbeat of the forwarder"
     if look.forwarder is None:
         return [not_checked(what, _OTHER)]
+    if look.stack.parameters.get("ForwarderCount") == "0":
+        return [not_checked(what, "none is expected: the stack's parameter ForwarderCount is 0")]
     metrics = await look.aws.pages("cloudwatch", "list_metrics", "Metrics", Namespace=NAMESPACE, MetricName=HEARTBEAT)
     ours = [found for metric in metrics if _is_of(look, found := _dimensions(metric))]
     logs = f"kubectl --namespace {look.forwarder[0]} logs deployment/{look.forwarder[1]}"

@@ -5,13 +5,13 @@ import base64
 import gzip
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from http import HTTPStatus
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
 from infra.checks.lines import Line, NotChecked, failed, not_checked, ok
 from infra.checks.look import Look
+from infra.smoke.objects import GROUP, Objects, Refused, Say, condition
 from infra.smoke.store import LABEL, STORES, Contents, Wanted
 from shared import paths
 from shared.documents import CANARY_CONFIGMAP, CANARY_NAMESPACE, placement_directory
@@ -20,21 +20,9 @@ from shared.resources import API_VERSION, BucketStateStore, Destination
 from shared.works import WORK_LABEL, WorkPlacement
 
 PART: Final = "Delivery"
-_GROUP: Final = "/apis/platform.kratix.io/v1alpha1"
 _POLL_SECONDS: Final = 0.5
 _FILE: Final = "smoke.txt"  # no agent applies it, should one watch the whole bucket
-_MERGE_PATCH: Final = "application/merge-patch+json"
 _SEE: Final = "go along the way of a change: docs/deployment.md, When it is not Ready"
-
-Say = Callable[[str, str], None]
-
-
-class Refused(Exception):
-    """A step that failed, as its line."""
-
-    def __init__(self, line: Line) -> None:
-        super().__init__(str(line))
-        self.line = line
 
 
 class Delivery:
@@ -62,13 +50,11 @@ class Delivery:
         self._name = name
         self._say = say
         self._seconds = seconds
-        self._works = f"{_GROUP}/namespaces/{namespace}/works"
-        self._placements = f"{_GROUP}/namespaces/{namespace}/workplacements"
+        self._objects = Objects(look, name, namespace, seconds, say)
         self._store: BucketStateStore | None = None
         self._contents: Contents | None = None
         self._no_contents = ""
         self._end_at = 0.0  # of the clean-up, on the monotonic clock
-        self._made: list[str] = []  # paths of what was created
         self._files: set[str] = set()
         self._text = f"Landfall's smoke test {name} was here. It deletes this file.\n".encode()
 
@@ -83,7 +69,8 @@ class Delivery:
         except Refused as refused:
             self._add(refused.line)
         except NotChecked as error:
-            self._add(not_checked("delivery", str(error)))
+            todo = "give a kubeconfig that reaches the cluster and may create Destinations and Works"
+            self._add(failed("delivery", str(error), todo))
         finally:
             await self._end()
 
@@ -115,7 +102,7 @@ class Delivery:
                 raise Refused(failed("State Store", f"there is no BucketStateStore {self._wanted.store}", todo))
         else:
             obj = self._wanted.declared(self._name, self._look)
-            await self._create(STORES, obj)
+            await self._objects.create(STORES, obj)
             self._say("created", f"BucketStateStore {self._name}")
         try:
             self._store = store = BucketStateStore.parse({**obj, "kind": "BucketStateStore"})
@@ -136,11 +123,11 @@ class Delivery:
             "cleanup": "all",
             "stateStoreRef": {"kind": "BucketStateStore", "name": store},
         }
-        await self._create(f"{_GROUP}/destinations", self._object("Destination", spec))
+        await self._objects.create(f"{GROUP}/destinations", self._object("Destination", spec))
         self._say("created", f"Destination {self._name}")
-        path, what = f"{_GROUP}/destinations/{self._name}", "Destination Ready"
-        seconds, found = await self._wait(path, lambda obj: _condition(obj)[0] == "True")
-        status, reason, message = _condition(found)
+        path, what = f"{GROUP}/destinations/{self._name}", "Destination Ready"
+        seconds, found = await self._objects.wait(path, lambda obj: condition(obj)[0] == "True")
+        status, reason, message = condition(found)
         if status != "True":
             told = f"{reason}: {message}" if status else "it has no condition: no function has reported on it"
             todo = f"docs/kinds/destination.md, Debugging, says what {reason} asks for" if status else _SEE
@@ -158,21 +145,23 @@ class Delivery:
             "workloads": [{"filepath": _FILE, "content": content}],
         }
         spec = {"promiseName": "landfall-smoke", "workloadGroups": [group]}
-        await self._create(self._works, self._object("Work", spec))
+        await self._objects.create(self._objects.works, self._object("Work", spec))
         self._say("created", f"Work {self._name}")
         what = "WorkPlacement Ready"
-        seconds, listed = await self._wait(
-            self._placements,
-            lambda found: any(_condition(item)[0] == "True" for item in found.get("items", ())),
+        seconds, listed = await self._objects.wait(
+            self._objects.placements,
+            lambda found: any(condition(item)[0] == "True" for item in found.get("items", ())),
             labelSelector=f"{WORK_LABEL}={self._name}",
         )
         items = listed.get("items") or []
         if len(items) != 1:
-            _, reason, message = _condition(await self._look.kubernetes.read(f"{self._works}/{self._name}") or {})
+            _, reason, message = condition(
+                await self._look.kubernetes.read(f"{self._objects.works}/{self._name}") or {}
+            )
             told = f" {reason}: {message}" if reason else ""
             todo = "docs/kinds/work.md, Debugging" if reason else _SEE
             raise Refused(failed(what, f"{len(items)} WorkPlacements after {seconds:.0f} s.{told}", todo))
-        status, reason, message = _condition(items[0])
+        status, reason, message = condition(items[0])
         if status != "True":
             todo = "docs/kinds/workplacement.md, Debugging"
             raise Refused(failed(what, f"not after {seconds:.0f} s. {reason}: {message}", todo))
@@ -198,64 +187,32 @@ class Delivery:
         began = time.monotonic()
         self._end_at = began + self._seconds
         try:
-            if self._made:
+            if self._objects.made:
                 self._say("deleting", "what was created")
-                left = await self._delete()
+                left = await self._objects.delete(self._end_at)
                 self._add(await self._left(left, time.monotonic() - began))
         except NotChecked as error:
-            names = ", ".join(self._made)
+            names = ", ".join(self._objects.made)
             todo = f"delete them: `kubectl delete works,destinations,bucketstatestores -A -l {LABEL}={self._name}`"
             self._add(failed("clean-up", f"{error}; {names} may be left", todo))
         finally:
             if self._contents is not None:
                 await self._contents.close()
 
-    async def _delete(self) -> list[str]:
-        """Delete objects, the last one first; return those that the functions did not let go in time."""
-        left: list[str] = []
-        for path in reversed(self._made):
-            await self._look.kubernetes.call("DELETE", path)
-            _, found = await self._wait(path, lambda obj: not obj, self._end_at)
-            if found:
-                left.append(path.rpartition("/v1alpha1/")[2])
-            if path.startswith(self._works):
-                left += await self._release_placements()
-            if found:
-                await self._release(path)
-        return left
-
-    async def _release_placements(self) -> list[str]:
-        """Wait until no WorkPlacement of ours is left; let go of those that are, and return them."""
-        selector = f"{WORK_LABEL}={self._name}"
-        _, listed = await self._wait(
-            self._placements, lambda found: not found.get("items"), self._end_at, labelSelector=selector
-        )
-        names = [item["metadata"]["name"] for item in listed.get("items") or ()]
-        for name in names:
-            await self._look.kubernetes.call("DELETE", f"{self._placements}/{name}")
-            await self._release(f"{self._placements}/{name}")
-        return [f"workplacements/{name}" for name in names]
-
-    async def _release(self, path: str) -> None:
-        """Take the finalizers off an object of ours that no function has released."""
-        none: dict[str, Any] = {"metadata": {"finalizers": []}}
-        await self._look.kubernetes.call("PATCH", path, none, content_type=_MERGE_PATCH)
-
     async def _left(self, left: list[str], seconds: float) -> Line:
         """Return the line of the clean-up; files that are left are removed."""
         what = "clean-up"
         if left:
-            removed = "the files too" if await self._remove_files() else "there were no files"
-            seen = (
-                f"{', '.join(left)} were not released within {self._seconds:.0f} s; this test let them go ({removed})"
-            )
+            removed = await self._remove_files()
+            files = {True: "its files too", False: "there were no files", None: "its files were not seen from here"}
+            seen = f"{', '.join(left)} not released within {self._seconds:.0f} s; this test did it ({files[removed]})"
             return failed(what, seen, "see the logs of on-work-change and cleanup")
         try:
-            files = await self._present()
+            present = await self._present()
         except NotChecked as error:
             return not_checked(what, f"the objects are gone; whether the files are was not seen: {error}")
         if await self._remove_files():
-            names = ", ".join(sorted(files)) or f"files below {self._name}/"
+            names = ", ".join(sorted(present)) or f"files below {self._name}/"
             todo = "see the log of cleanup"
             return failed(what, f"{names} were left in the bucket, and removed by this test", todo)
         return ok(what, f"objects and files are gone, after {seconds:.1f} s")
@@ -272,53 +229,15 @@ class Delivery:
                 return found
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _remove_files(self) -> bool:
-        """Remove what is left below the Destination's directory; return whether anything was."""
+    async def _remove_files(self) -> bool | None:
+        """Remove what is left below the Destination's directory; return whether anything was, None if nobody knows."""
         if self._contents is None or self._store is None:
-            return False
+            return None
         own = paths.check_directory(self._store.spec.path, "spec.path")
         try:
             return await self._contents.empty(paths.join(own, self._name))
         except NotChecked:
-            return False
-
-    async def _create(self, collection: str, obj: dict[str, Any]) -> None:
-        self._made.append(f"{collection}/{self._name}")  # before it is known: an interruption may come in between
-        answer = await self._look.kubernetes.call("POST", collection, obj)
-        if answer.status >= HTTPStatus.BAD_REQUEST:
-            self._made.pop()
-        if answer.status in {HTTPStatus.FORBIDDEN, HTTPStatus.UNAUTHORIZED}:
-            self._look.kubernetes.require(answer, f"POST {collection}")
-        if answer.status >= HTTPStatus.BAD_REQUEST:
-            told = f"Kubernetes answered {answer.status}: {answer.message}"
-            raise Refused(failed(f"{obj['kind']} created", told, "do what the sentence says, and run this again"))
-
-    async def _wait(
-        self, path: str, wanted: Callable[[dict[str, Any]], bool], end: float | None = None, **query: str
-    ) -> tuple[float, dict[str, Any]]:
-        """Read until what is there is as wanted, or the time is over.
-
-        Args:
-            path: of an object or a list.
-            wanted: of what is there; an empty object is nothing.
-            end: of the time, on the monotonic clock; None for one step's.
-            query: parameters.
-
-        Returns:
-            The seconds that it took, and what was there at last; empty where that is nothing.
-        """
-        began = time.monotonic()
-        end = began + self._seconds if end is None else end
-        told: tuple[str, str, str] | None = None
-        while True:
-            found = await self._look.kubernetes.read(path, **query) or {}
-            seconds = time.monotonic() - began
-            if wanted(found) or time.monotonic() >= end:
-                return seconds, found
-            if (seen := _condition(found)) != told and any(seen):
-                told = seen
-                self._say("waiting", f"{found.get('kind', '')} is not Ready yet: {seen[1]}: {seen[2]}")
-            await asyncio.sleep(_POLL_SECONDS)
+            return None
 
     def _object(self, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
         metadata = {"name": self._name, "labels": {LABEL: self._name}}
@@ -332,14 +251,6 @@ class Delivery:
     def _add(self, line: Line) -> None:
         self.lines.append(line)
         self._say(line.result, str(line))
-
-
-def _condition(obj: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return status, reason and message of an object's Ready; empty strings where it has none."""
-    for condition in (obj.get("status") or {}).get("conditions") or ():
-        if condition["type"] == "Ready":
-            return condition["status"], condition.get("reason", ""), condition.get("message", "")
-    return "", "", ""
 
 
 def _version(path: str, content: bytes) -> str:
