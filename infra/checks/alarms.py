@@ -46,7 +46,7 @@ async def actions(look: Look) -> list[Line]:
             todo = "deploy the template again: somebody changed their actions"
             lines.append(failed(what, f"{', '.join(silent)} do not tell {topic}", todo))
     try:
-        told = (await look.aws.call("sns", "get_topic_attributes", TopicArn=topic))["Attributes"]
+        found = await look.aws.pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic)
     except Unanswered as error:
         if error.code in {"NotFound", "NotFoundException"}:
             return [
@@ -54,10 +54,11 @@ async def actions(look: Look) -> list[Line]:
                 failed(what, f"there is no {topic}", "create it, or correct AlarmTopicArn and deploy again"),
             ]
         return [*lines, not_checked(what, str(error))]
-    if int(told.get("SubscriptionsConfirmed", 0)) < 1:
+    confirmed = [one for one in found if one["SubscriptionArn"].startswith("arn:")]  # else: PendingConfirmation
+    if not confirmed:
         subscribe = f"aws sns subscribe --topic-arn {topic} --protocol email --notification-endpoint YOUR-ADDRESS"
         return [*lines, failed(what, "nobody has subscribed to it", f"`{subscribe}`, and confirm the subscription")]
-    return [*lines, ok(what, f"{told['SubscriptionsConfirmed']} subscriptions")]
+    return [*lines, ok(what, f"subscriptions: {len(confirmed)}")]
 
 
 async def _alarms(look: Look, names: list[str]) -> list[dict[str, Any]]:

@@ -145,8 +145,10 @@ class World:
                 stack = dataclasses.replace(stack, resources={**stack.resources, **resources})
                 kubeconfig = KubeconfigFile(Settings(kubeconfig=self.eks.api.kubeconfig), None)
                 look = Look(aws, stack, CLUSTER, connection=await Kubernetes.connect(kubeconfig))
-                yield look
-                await look.kubernetes.close()
+                try:
+                    yield look
+                finally:
+                    await look.kubernetes.close()
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -162,7 +164,7 @@ class World:
         parse([NAME, *arguments])  # an error in them would only show as an exit status
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "infra.smoke", NAME, "--output", str(folder), *arguments,
-            cwd=ROOT, env=private_environment(**self.environment, **self.variables, PYTHONUNBUFFERED="1"),
+            cwd=ROOT, env=private_environment(**{**self.environment, **self.variables, "PYTHONUNBUFFERED": "1"}),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         assert process.stdout is not None

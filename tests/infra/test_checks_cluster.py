@@ -259,7 +259,7 @@ async def test_secrets_may_be_bound_namespace_by_namespace(here: World) -> None:
         api.call("POST", bindings, {"metadata": {"name": whole["metadata"]["name"]}, **bound})
 
 
-def test_what_the_manifest_grants_is_what_the_checks_ask() -> None:
+async def test_what_the_manifest_grants_is_what_the_checks_ask() -> None:
     rights = granted(ROOT / "infra" / "kubernetes" / "rbac.yaml")
     assert {group.removeprefix("landfall:") for group in rights} <= can_i.subjects().keys()
     assert "patch destinations/status" in map(str, rights["landfall:status-report"])

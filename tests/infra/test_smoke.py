@@ -154,7 +154,9 @@ async def test_an_interrupted_run_deletes_everything_and_still_reports(
     here: World, platform: Platform, minio: Minio, tmp_path: Path
 ) -> None:
     bucket = declare_bucket(platform, minio)
-    status, printed = await here.smoke(tmp_path, "--store", "default", "--seconds", "60", interrupt_at="created Work")
+    status, printed = await here.smoke(
+        tmp_path, "--store", "default", "--seconds", "60", interrupt_at=" Work landfall-smoke"
+    )
     assert status == 2, printed
     assert "| interrupted | yes" in written(tmp_path)
     assert "- ok: **clean-up**" in written(tmp_path)
