@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from infra.smoke.delivery import Delivery
 from infra.smoke.store import LABEL, Contents, Wanted
-from tests.infra.smoke_world import NAME, World, at_work, with_parameters, written
+from tests.infra.smoke_world import NAME, ROOT, World, at_work, with_parameters, written
 from tests.integration.platform_team import Platform
 from tests.integration.test_first_ready import declare_bucket
 from tests.servers.eks import ACCOUNT
@@ -134,6 +134,16 @@ async def test_what_failed_comes_first_with_what_to_do_and_the_exit_status_says_
     command = "aws eks update-cluster-config --name production --access-config authenticationMode=API_AND_CONFIG_MAP"
     what = "authentication mode of EKS cluster production"
     assert todo.strip().splitlines() == [f"1. **{what}**: `{command}` (there is no way back)."]
+    shown = (
+        (ROOT / "docs" / "operations.md")
+        .read_text()
+        .partition("# Landfall: smoke test of stack")[2]
+        .partition("```")[0]
+    )
+    items = re.compile(r"^(?:- .+?: \*\*.+?\*\*|#+ .+)", re.MULTILINE)
+    assert [item for item in items.findall(shown) if item not in report] == [], (
+        "the example in the docs is of such a run"
+    )
     assert re.search(r"^\*\*1 failed, \d+ ok, 1 not checked\*\*$", report, re.MULTILINE)
 
 
