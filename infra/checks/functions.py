@@ -106,11 +106,13 @@ async def _function(look: Look, short: str, name: str) -> Line:
         return not_checked(short, str(error))
     state, update = found.get("State", ""), found.get("LastUpdateStatus", "Successful")
     seen = f"{state or 'state unknown'}, last update {update}"
-    if state in {"Failed", "Inactive"} or update == "Failed":
-        why = found.get("StateReason") or found.get("LastUpdateStatusReason") or "no reason is given"
-        return failed(short, f"{seen}: {why}", "mend what the reason names, and deploy again")
     if state == "Pending" or update == "InProgress":
         return failed(short, seen, "wait a minute, and run this again")
+    if state not in {"", "Active"} or update == "Failed":
+        why = found.get("StateReason") or found.get("LastUpdateStatusReason") or "no reason is given"
+        wake = f"`aws lambda invoke --function-name {name} --invocation-type Event /dev/null`, which wakes it"
+        todo = wake if state == "Inactive" else "mend what the reason names, and deploy again"
+        return failed(short, f"{seen}: {why}", todo)
     if concurrency == 0:
         todo = f"`aws lambda delete-function-concurrency --function-name {name}`"
         return failed(short, "its reserved concurrency is 0: it never runs", todo)

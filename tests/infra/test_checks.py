@@ -110,10 +110,11 @@ async def test_a_refusal_and_an_answer_of_another_shape_leave_a_check_unchecked(
             "the key is gone",
         ),
         ({"State": "Failed", "StateReason": "no subnet"}, "no subnet"),
-        ({"State": "Inactive", "StateReason": "idle", "LastUpdateStatus": "Successful"}, "idle"),
+        ({"State": "Inactive", "StateReason": "idle", "LastUpdateStatus": "Successful"}, "which wakes it"),
+        ({"State": "Deactivated", "LastUpdateStatus": "Successful"}, "no reason is given"),
         ({"State": "Pending", "LastUpdateStatus": "InProgress"}, "wait a minute"),
     ],
-    ids=["active", "update failed", "failed", "inactive", "pending"],
+    ids=["active", "update failed", "failed", "inactive", "deactivated", "pending"],
 )
 async def test_the_state_of_a_function(here: World, configuration: dict[str, str], says: str) -> None:
     path = f"GET /2015-03-31/functions/{NAME}-write-canary/configuration"
