@@ -25,12 +25,13 @@ _KINDS: Final = ("Destination", "BucketStateStore", "GitStateStore", "Work", "Wo
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """One thing that a rule of RBAC grants."""
+    """One thing that a rule of RBAC grants, in one namespace or (where that is empty) in all."""
 
     group: str
     resource: str
     subresource: str
     verb: str
+    namespace: str = ""
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource}" + (f"/{self.subresource}" if self.subresource else "")
@@ -71,24 +72,30 @@ async def rbac(look: Look) -> list[Line]:
 
 
 def granted(manifest: Path) -> dict[str, list[Right]]:
-    """Return what a manifest's ClusterRoles grant, by the name of each Group and each ServiceAccount bound to them."""
+    """Return what a manifest's roles grant, by the name of each Group and each ServiceAccount bound to them."""
     objects = list(yaml.safe_load_all(manifest.read_text()))
-    rules = {obj["metadata"]["name"]: obj["rules"] for obj in objects if obj["kind"] == "ClusterRole"}
+    rules = {
+        (obj["kind"], obj["metadata"]["name"]): obj["rules"]
+        for obj in objects
+        if obj["kind"] in {"ClusterRole", "Role"}
+    }
     found: dict[str, list[Right]] = {}
     for obj in objects:
-        if obj["kind"] == "ClusterRoleBinding":
+        if obj["kind"] in {"ClusterRoleBinding", "RoleBinding"}:
+            namespace = obj["metadata"].get("namespace", "")
+            rights = list(_expanded(rules[obj["roleRef"]["kind"], obj["roleRef"]["name"]], namespace))
             for subject in obj["subjects"]:
-                found.setdefault(subject["name"], []).extend(_expanded(rules[obj["roleRef"]["name"]]))
+                found.setdefault(subject["name"], []).extend(rights)
     return found
 
 
-def _expanded(rules: list[Mapping[str, Any]]) -> Iterator[Right]:
+def _expanded(rules: list[Mapping[str, Any]], namespace: str) -> Iterator[Right]:
     for rule in rules:
         for group in rule["apiGroups"]:
             for full in rule["resources"]:
                 resource, _, subresource = full.partition("/")
                 for verb in rule["verbs"]:
-                    yield Right(group, resource, subresource, verb)
+                    yield Right(group, resource, subresource, verb, namespace)
 
 
 async def _forwarder(look: Look) -> list[Line]:
@@ -129,7 +136,7 @@ async def _refused(look: Look, subject: Mapping[str, Any], rights: list[Right], 
             "resource": right.resource,
             "subresource": right.subresource,
             "verb": right.verb,
-            "namespace": namespace,
+            "namespace": right.namespace or namespace,
         }
         review = {
             "apiVersion": "authorization.k8s.io/v1",

@@ -213,7 +213,8 @@ async def at_work(transformed: Mapping[str, Any]) -> AsyncIterator[World]:
 def deploy_forwarder(here: World) -> None:
     """Apply infra/kubernetes/forwarder with the stack's target, and say that it runs."""
     api, target = here.eks.api, here.stack.outputs()["EventBusArn"]
-    api.call("POST", "/api/v1/namespaces", {"metadata": {"name": "landfall"}})
+    made = api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "landfall"}})
+    assert made.status in {201, 409}, made  # the functions' RBAC has it, too
     account = yaml.safe_load((FORWARDER / "service-account.yaml").read_text())
     api.call("POST", "/api/v1/namespaces/landfall/serviceaccounts", account)
     settings = {"metadata": {"name": "landfall-forwarder"}, "data": {"LANDFALL_TARGET": target}}
@@ -247,6 +248,15 @@ def available(here: World, replicas: int) -> None:
         "conditions": [condition],
     }
     api.call("PATCH", f"{DEPLOYMENT}/status", {"status": status}, content_type="application/merge-patch+json")
+
+
+@contextlib.asynccontextmanager
+async def looking_at(here: World, kubeconfig: Path) -> AsyncIterator[Look]:
+    """Look with another kubeconfig."""
+    async with here.look() as look:
+        await look.kubernetes.close()
+        look.connection = await Kubernetes.connect(KubeconfigFile(Settings(kubeconfig=kubeconfig), None))
+        yield look
 
 
 async def lines_of(look: Look, what: str) -> list[Line]:
