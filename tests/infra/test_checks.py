@@ -207,18 +207,18 @@ async def test_a_queue_that_is_gone_is_noticed(here: World) -> None:
 async def test_dead_letters_are_noticed_in_every_queue_without_a_redrive_policy(here: World) -> None:
     sqs = here.client("sqs")
     url = sqs.get_queue_url(QueueName=f"{NAME}-documents-dead-letter")["QueueUrl"]
-    own = sqs.create_queue(QueueName=f"{NAME}-undelivered")["QueueUrl"]
-    async with here.look(UndeliveredQueue=(QUEUE, own)) as look:
+    own = sqs.create_queue(QueueName=f"{NAME}-put-aside")["QueueUrl"]
+    async with here.look(PutAsideQueue=(QUEUE, own)) as look:
         lines = await lines_of(look, "dead-letter queues")
         assert all_ok(lines)
         known = {line.what for line in lines}
-        assert {"queue undelivered", "queue documents-dead-letter"} <= known
+        assert {"queue put-aside", "queue documents-dead-letter"} <= known
         assert "queue documents" not in known
         sqs.send_message(QueueUrl=url, MessageBody="{}")
         sqs.send_message(QueueUrl=own, MessageBody="{}", DelaySeconds=900)
         lines = await lines_of(look, "dead-letter queues")
         assert "1 messages were put aside" in failure(lines, "documents-dead-letter")
-        assert "1 messages were put aside" in failure(lines, "undelivered")
+        assert "1 messages were put aside" in failure(lines, "put-aside")
         sqs.purge_queue(QueueUrl=url)
     sqs.delete_queue(QueueUrl=own)
 

@@ -249,22 +249,36 @@ async def test_what_the_manifest_grants_is_what_the_checks_ask() -> None:
     assert {group.removeprefix("landfall:") for group in rights} <= can_i.subjects().keys()
     assert "patch destinations/status" in map(str, rights["landfall:status-report"])
     assert "get secrets" in map(str, rights["landfall:write-canary"])
-    (lease,) = [right for right in rights["landfall:cleanup"] if str(right) == "create leases"]
-    assert lease.namespace == "landfall"
 
 
-async def test_rights_in_one_namespace_are_asked_for_there(here: World) -> None:
-    api, path = here.eks.api, "/apis/rbac.authorization.k8s.io/v1/namespaces/landfall/rolebindings"
-    bound = api.call("GET", f"{path}/landfall-leases")
-    api.call("DELETE", f"{path}/landfall-leases")
-    try:
-        async with here.look() as look:
-            lines = await lines_of(look, "rights of the functions")
-    finally:
-        again = {"metadata": {"name": "landfall-leases"}, **{key: bound[key] for key in ("roleRef", "subjects")}}
-        api.call("POST", path, again)
-    assert len(told(lines, Result.FAILED)) == 3
-    assert "refused: get leases, create leases, patch leases." in failure(lines, "rights of cleanup")
+NAMESPACED = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: tried, namespace: default}
+rules: [{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: tried, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: tried}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "landfall:tried"}]
+"""
+
+
+async def test_rights_in_one_namespace_are_asked_for_there(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = tmp_path / "rbac.yaml"
+    manifest.write_text(NAMESPACED)
+    monkeypatch.setattr("infra.checks.cluster._FUNCTIONS", manifest)
+    role, binding = yaml.safe_load_all(NAMESPACED)
+    path = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
+    async with here.look() as look:
+        lines = await lines_of(look, "rights of the functions")
+        assert "refused: get leases, create leases." in failure(lines, "rights of tried")
+        here.eks.api.call("POST", f"{path}/roles", role)
+        here.eks.api.call("POST", f"{path}/rolebindings", binding)
+        assert all_ok(await lines_of(look, "rights of the functions"))
 
 
 async def _until(true: Callable[[], bool]) -> None:
