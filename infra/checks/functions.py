@@ -8,6 +8,7 @@ from infra.checks.look import Look
 from infra.checks.stack import LOG_GROUP, MAPPING
 
 _WORKING: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
+_LEAST: Final = 10  # the quota of a new account, which Concurrency=small is for
 _MISSING: Final = "ResourceNotFoundException"
 
 
@@ -36,16 +37,15 @@ async def quota(look: Look) -> list[Line]:
         reserved += (await _concurrency(look, name)) or 0
     needed = sum(_maximum(mapping) for mapping in await _mappings(look)) + 1  # resync has no mapping
     have = unreserved + reserved
+    seen = f"{needed} are needed at most; of the account's {whole}, {have} are there for this stack"
     if have >= needed:
-        return [ok(what, f"{needed} are needed at most; of the account's {whole}, {have} are there for this stack")]
-    return [
-        failed(
-            what,
-            f"{needed} are needed at most; of the account's {whole}, {have} are there for this stack",
-            "request more at Service Quotas (AWS Lambda, Concurrent executions, L-B99A9384), or deploy with a smaller"
-            " MaximumConcurrency of the event source mappings",
-        )
-    ]
+        return [ok(what, seen)]
+    request = "request more at Service Quotas (AWS Lambda, Concurrent executions, L-B99A9384)"
+    if look.stack.parameters.get("Concurrency") != "small":
+        return [failed(what, seen, f"{request}; until it is granted, deploy with Concurrency=small")]
+    if have < _LEAST:
+        return [failed(what, seen, request)]
+    return [ok(what, f"{seen}; with Concurrency=small, what is throttled comes again later")]
 
 
 async def functions(look: Look) -> list[Line]:

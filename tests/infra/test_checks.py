@@ -81,6 +81,19 @@ async def test_the_quota_must_be_enough_for_all_mappings_and_the_resync(
     assert all_ok(lines) if well else "Service Quotas" in failure(lines)
 
 
+@pytest.mark.parametrize(("unreserved", "well"), [(10, True), (9, False)])
+async def test_a_small_deployment_lives_with_the_quota_of_a_new_account(
+    here: World, unreserved: int, well: bool
+) -> None:
+    limits = {"ConcurrentExecutions": 10, "UnreservedConcurrentExecutions": unreserved}
+    here.answer(LIMITS, 200, {"AccountLimit": limits, "AccountUsage": {}})
+    async with here.look() as look:
+        assert "deploy with Concurrency=small" in failure(await lines_of(look, "concurrent executions"))
+        with_parameters(look, Concurrency="small")
+        lines = await lines_of(look, "concurrent executions")
+    assert all_ok(lines) if well else "Service Quotas" in failure(lines)
+
+
 async def test_what_is_reserved_for_the_functions_counts_for_them(here: World) -> None:
     limits = {"ConcurrentExecutions": 100, "UnreservedConcurrentExecutions": 20}
     here.answer(LIMITS, 200, {"AccountLimit": limits, "AccountUsage": {}})
