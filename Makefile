@@ -42,7 +42,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test unit check compat servers chaos bench sam-local rie artifacts release lint audit iam \
+.PHONY: help setup demo run smoke test unit check compat servers chaos bench sam-local rie artifacts release lint audit iam \
 	tables format lock clean distclean check-runtime-python check-python
 
 help: ## say what there is
@@ -54,6 +54,14 @@ demo: $(LOCAL)/.installed ## two Destinations become Ready, on a bucket and on G
 run: $(LOCAL)/.installed ## run against the cluster of KUBECONFIG until Ctrl-C (CONTEXT=…, RESYNC=seconds, VERBOSE=1)
 	@$(LOCAL)/bin/python -m infra.local run $(if $(CONTEXT),--context $(CONTEXT)) \
 		$(if $(RESYNC),--resync-seconds $(RESYNC)) $(if $(VERBOSE),--verbose)
+
+smoke: $(LOCAL)/.installed ## check a deployed stack, deliver one document to it and report (STACK=…, STORE=… or BUCKET=…; CONTEXT=…)
+	@test -n "$(STACK)" || { echo "name the stack: make smoke STACK=landfall STORE=default" >&2; exit 2; }
+	@$(LOCAL)/bin/python -m infra.smoke '$(STACK)' $(if $(STORE),--store '$(STORE)') $(if $(BUCKET),--bucket '$(BUCKET)') \
+		$(if $(ENDPOINT),--endpoint '$(ENDPOINT)') $(if $(SECRET),--secret '$(SECRET)') $(if $(PREFIX),--path '$(PREFIX)') \
+		$(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(CONTEXT),--context '$(CONTEXT)') \
+		$(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(if $(FORWARDER),--forwarder '$(FORWARDER)') \
+		$(if $(SECONDS),--seconds '$(SECONDS)') $(if $(OUTPUT),--output '$(OUTPUT)')
 
 setup: $(DEV)/.installed $(LOCAL)/.installed $(SAM)/.installed $(RELEASE)/.installed ## make the environments that the other targets make when they need them
 

@@ -35,6 +35,7 @@ NOTED = {
     "make artifacts": "tests/functions/test_artifacts.py",
     "make audit": ".ci/run",
     "make iam": "tests/infra/test_iam.py",
+    "make smoke": "tests/infra/test_smoke.py",
     "make rie": "tests/infra/test_local_invoke.py",
     "make sam-local": "",  # needs a container engine, or Debian to install one; it runs `sam build` and `sam local`
     "sam local": "",

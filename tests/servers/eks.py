@@ -27,7 +27,7 @@ from tests.servers.sigv4 import Credentials, is_presigned_with, sign
 from tests.servers.sqs import AwsServer, aws_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ACCOUNT = "123456789012"
 _PREFIX = "k8s-aws-v1."
@@ -58,6 +58,8 @@ class Eks:
         identities: the roles that tokens were accepted of, in order, and when each token was made.
         refusals: why others were not.
         described: how often DescribeCluster was asked.
+        authentication_mode: of the cluster; empty leaves it out of DescribeCluster, as moto does.
+        answers: by a pattern of "METHOD path", what AWS answers in moto's place, or what becomes of moto's answer.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Eks:
     identities: list[tuple[str, str]] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     described: int = 0
+    authentication_mode: str = ""
+    answers: dict[str, web.Response | Callable[[web.Response], web.Response]] = field(default_factory=dict)
     _secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
     def environment(self, role: str | None = None) -> dict[str, str]:
@@ -126,12 +130,21 @@ class Eks:
 
     def _pass_on(self, method: str, target: str, headers: dict[str, str], body: bytes) -> web.Response:
         """Let moto answer, and put right what it cannot know."""
+        path = target.partition("?")[0]
+        known = reversed(self.answers.items())  # the last one that fits
+        given = next((given for pattern, given in known if re.fullmatch(pattern, f"{method} {path}")), None)
+        if isinstance(given, web.Response):
+            return given
         answer = web.request(method, self.aws.url + target, headers=headers, body=body)
+        if given is not None:
+            return given(answer)
         if target == f"/clusters/{self.name}" and answer.status == 200:
             self.described += 1
             described = answer.json()
             ca = base64.b64encode(self.api.ca.read_bytes()).decode()
             described["cluster"] |= {"endpoint": self.endpoint, "certificateAuthority": {"data": ca}}
+            if self.authentication_mode:
+                described["cluster"]["accessConfig"] = {"authenticationMode": self.authentication_mode}
             return web.Response(200, answer.headers, json.dumps(described).encode())
         if b"<SecretAccessKey>" in answer.body:
             key, secret = _elements(answer.body, "AccessKeyId", "SecretAccessKey")
