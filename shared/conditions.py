@@ -203,10 +203,10 @@ def was_decided_on(verdict: Verdict, obj: Mapping[str, Any]) -> bool:
     """Whether nothing that a verdict was decided on has changed since: its own condition, and whether it is deleted.
 
     Other changes, such as another condition or a label, leave it true. A verdict that has not said what it was decided
-    on is taken at its word.
+    on counts where it turns nothing.
     """
     if verdict.seen is None:
-        return True
+        return verdict.status is None or not turns(verdict, obj)
     then, now = verdict.seen["metadata"], obj["metadata"]
     if then.get("resourceVersion") == now.get("resourceVersion"):
         return True

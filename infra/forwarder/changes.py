@@ -27,6 +27,8 @@ _KEPT: Final = (
 )
 # By what an event can be known as an echo of the functions' own reports (shared.events).
 _KEPT_OF_CONDITION: Final = ("type", "status", "reason", "observedGeneration")
+# What Destinations remember of where they were written (shared/reconcile/locations): nothing new to the functions.
+_MEMORY: Final = "landfall.kratix.io/locations"
 _LARGE: Final = 16 * 1024  # bytes of an event's JSON; a usual one has under 1,000
 
 
@@ -179,5 +181,9 @@ def _look(kind: Kind, obj: Mapping[str, Any]) -> str:
     elif kind.kind.endswith("StateStore"):
         parts.append(obj.get("status"))
     metadata = {name: value for name, value in obj["metadata"].items() if name not in ignored}
+    if annotations := metadata.get("annotations"):
+        metadata["annotations"] = {name: value for name, value in annotations.items() if name != _MEMORY}
+    if not metadata.get("annotations"):
+        metadata.pop("annotations", None)
     look = json.dumps([metadata, *parts], sort_keys=True)
     return hashlib.sha256(look.encode()).hexdigest()

@@ -25,6 +25,7 @@ MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 
 _ATTEMPTS: Final = 4
 _MAX_WAIT_SECONDS: Final = 10.0  # longest Retry-After that is waited out; after that the queue does the waiting
+_ROUNDING_SECONDS: Final = 2.0  # by which the time of an answer may be early, with its way to us
 _MERGE_PATCH: Final = "application/merge-patch+json"
 
 _Result = TypeVar("_Result")
@@ -171,7 +172,10 @@ class Connection:
     def _keep_time(self, headers: Mapping[str, str]) -> None:
         """Remember the time that an answer tells (RFC 9110, section 6.6.1)."""
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            self._told_time, self._told_at = parsedate_to_datetime(headers["Date"]).astimezone(UTC), time.monotonic()
+            told, known = parsedate_to_datetime(headers["Date"]).astimezone(UTC), self.now()
+            # Whole seconds are a lower bound, so the later one is nearer to the truth; a clock that was set back is not.
+            if told > known or known - told > timedelta(seconds=_ROUNDING_SECONDS):
+                self._told_time, self._told_at = told, time.monotonic()
 
     async def _refresh(self, refused: ApiClient) -> None:
         """Read the identity again: once, however many calls were refused with the same one."""

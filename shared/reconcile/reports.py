@@ -140,10 +140,11 @@ class _Report:
             self._decide_again(verdict, obj)
 
     def _decide_again(self, verdict: Verdict, obj: Object) -> None:
-        if verdict.first_seen:
+        leaves = verdict.reference.kind == "Destination" and obj["metadata"].get("deletionTimestamp")
+        if verdict.first_seen or leaves:  # cleanup tries until it is gone, and says again what is in its way
             return
         kind, key = verdict.reference.kind, key_of(obj)
-        queue = _queue_of(verdict, obj)
+        queue = _queue_of(verdict)
         self.again[queue, kind, key] = Reference.to(obj, kind, verdict.reference.cluster)
 
     async def _set_condition(self, obj: Object, verdict: Verdict) -> Object | None:
@@ -211,14 +212,12 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
     return failures, outgoing
 
 
-def _queue_of(verdict: Verdict, obj: Object) -> str:
-    """Return the queue of the function that decides about a condition of an object."""
+def _queue_of(verdict: Verdict) -> str:
+    """Return the queue of the function that decides about a condition."""
     kind = verdict.reference.kind
     if kind == "Work" or verdict.type == conditions.SCHEDULE_SUCCEEDED:
         return "works"
-    if kind == "WorkPlacement":
-        return "documents"
-    return "cleanup" if kind == "Destination" and obj["metadata"].get("deletionTimestamp") else "canary"
+    return "documents" if kind == "WorkPlacement" else "canary"
 
 
 def _seen(kind: str, verdicts: Collection[Verdict]) -> Object | None:

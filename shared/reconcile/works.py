@@ -211,7 +211,7 @@ class _Batch:
         verdicts = [
             conditions.placement_scheduled(
                 Reference.to(now, "WorkPlacement", self.cluster), misplaced=placement.misplaced
-            )
+            ).seeing(now)
             for placement, now in zip(plan.placements, changed, strict=True)
             if isinstance(now, dict)
         ]
@@ -232,7 +232,7 @@ class _Batch:
                 failing=await self._failing(key, obj, cluster, deadline),
             )
             if conditions.merged(verdict, obj) is not None:
-                verdicts.append(verdict)
+                verdicts.append(verdict.seeing(obj))
         return _Result(verdicts, result.again)
 
     async def _placed(self, found: Sequence[Object], cluster: Cluster, deadline: Deadline) -> list[Placed]:
@@ -302,7 +302,7 @@ def _concluded(obj: Object, reference: Reference, refusals: Sequence[Refusal], d
     more = [f"and {len(words) - _TOLD} more"] if len(words) > _TOLD else []
     ids = list(dict.fromkeys(refusal.group for refusal in refusals if refusal.group))
     failed = conditions.work_not_scheduled(reference, ids, "; ".join([*words[:_TOLD], *more]))
-    return _Result([failed] if conditions.merged(failed, obj) is not None else [], again)
+    return _Result([failed.seeing(obj)] if conditions.merged(failed, obj) is not None else [], again)
 
 
 def _is_refusal(result: object) -> bool:

@@ -65,7 +65,8 @@ async def test_a_destination_that_stays_ready_records_no_further_event_however_o
         await runtime.resync()
         await runtime.idle()
     assert platform.ready("worker-1")[0] == "True"
-    assert platform.events("worker-1") == [("Normal", "DestinationReady", "Destination is Ready", 1)]
+    events = [event for event in platform.events("worker-1") if event[1] != "FilesLeftBehind"]
+    assert events == [("Normal", "DestinationReady", "Destination is Ready", 1)]
     assert [event[3] for event in platform.events("default", "BucketStateStore")] == [1]
 
 

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from infra.local.runtime import LocalRuntime
+from shared.reconcile.leases import WAITING_ANNOTATION
 from tests.contract import fault_proxy as s3
 from tests.integration.flow import put_on, running, tapped
 from tests.integration.platform_team import GROUP, Platform
@@ -151,7 +152,19 @@ async def test_deleted_before_its_first_write_it_goes_and_nothing_is_written(
     assert minio.keys(bucket) == []
 
 
-async def test_deleted_while_its_write_is_held_up_nothing_of_it_stays_in_the_bucket(
+async def waiting(platform: Platform, function: str) -> None:
+    """Wait until a function has left its name on a State Store's Lease."""
+    path = "/apis/coordination.k8s.io/v1/namespaces/landfall/leases"
+
+    def waits() -> bool:
+        leases = platform.api.call("GET", path)["items"]
+        noted = [(lease["metadata"].get("annotations") or {}).get(WAITING_ANNOTATION, "") for lease in leases]
+        return any(f'"{function}"' in names for names in noted)
+
+    await platform.until(waits, f"{function} waits for the Lease")
+
+
+async def test_deleted_while_its_write_is_held_up_its_cleanup_waits_and_nothing_stays_in_the_bucket(
     runtime: LocalRuntime, platform: Platform, minio: Minio
 ) -> None:
     bucket = declare_bucket(platform, minio)
@@ -164,7 +177,8 @@ async def test_deleted_while_its_write_is_held_up_nothing_of_it_stays_in_the_buc
             if not held.is_set():
                 held.set()
                 await asyncio.to_thread(platform.delete, "destinations", "worker-1")
-            await gone(platform, "worker-1")  # cleaned up and released, and only now the file arrives
+            await waiting(platform, "cleanup")
+            assert platform.get("worker-1") is not None, "it is not released while it is written"
             return await forward()
 
         proxy.fault = hold_the_first_put
@@ -173,11 +187,11 @@ async def test_deleted_while_its_write_is_held_up_nothing_of_it_stays_in_the_buc
         await asyncio.wait_for(held.wait(), 30)
         await gone(platform, "worker-1")
         await runtime.idle()
-        assert proxy.operations["Put"] == 2, "the write did arrive"
+        assert proxy.operations["Put"] == 2, "the write did arrive, and was cleaned up after it"
         assert minio.keys(bucket) == []
 
 
-async def test_deleted_while_its_push_is_held_up_nothing_of_it_stays_in_the_repository(
+async def test_deleted_while_its_push_is_held_up_its_cleanup_waits_and_nothing_stays_in_the_repository(
     runtime: LocalRuntime, platform: Platform, git_server: GitServer, tmp_path: Path
 ) -> None:
     arrived, go_on = tmp_path / "arrived", tmp_path / "go-on"
@@ -187,10 +201,12 @@ async def test_deleted_while_its_push_is_held_up_nothing_of_it_stays_in_the_repo
     platform.destination("worker-1", "git/default", cleanup="all")
     await platform.until(arrived.exists, "the push is held")
     platform.delete("destinations", "worker-1")
-    await gone(platform, "worker-1")
+    await waiting(platform, "cleanup")
+    assert platform.get("worker-1") is not None, "it is not released while it is written"
     go_on.touch()
+    await gone(platform, "worker-1")
     await runtime.idle()
-    assert len(repository.commits()) == 3, "the write and its undoing"
+    assert len(repository.commits()) == 3, "the write and its cleanup"
     assert sorted(repository.paths()) == ["README.md"]
 
 
@@ -211,7 +227,7 @@ async def test_deleted_after_its_store_or_secret_is_gone_it_waits_for_the_grace_
         await gone(platform, "worker-1")
         cleanups = tap.of("CleanupQueue")
     assert time.monotonic() - began >= GRACE_SECONDS - 1, "it is not given up at once"
-    chains = [message for message in cleanups if not message.get("attempt")]
+    chains = [message for message in cleanups if not message.get("attempt") and not message.get("hops")]
     assert len(chains) <= 2, "the deletion starts a chain of retries, and its store's NotReady may; our statuses do not"
     why = "not found" if what == "store" else "Secret default not found in namespace default"
     skipped = f"everything below path 'worker-1' of BucketStateStore/default was left behind: {why}"

@@ -18,6 +18,7 @@ from shared.resources import Destination
 from shared.settings import Settings
 from tests.integration.kubernetes_proxy import kubernetes_proxy
 from tests.integration.platform_team import Platform
+from tests.integration.test_documents_again import Sent
 from tests.servers.kubernetes import KubernetesApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -60,6 +61,7 @@ async def test_100_retries_of_one_failure_are_one_event_with_a_count_and_ready_a
         verdict = conditions.destination_failed(reference, destination.spec.state_store_ref, why)
         return {f"message-{number}": verdict}
 
+    connections.queues = Sent(connections.settings)  # what turned is decided once more
     for number in range(95):
         assert await report(failed(number), connections, Deadline.after(60)) == {}
     # And some at the same time, as several containers do it.
@@ -69,7 +71,9 @@ async def test_100_retries_of_one_failure_are_one_event_with_a_count_and_ready_a
     mine = [event for event in platform.events("worker-1") if event[2] == message]
     assert mine == [("Warning", "DestinationNotReady", message, 100)]
 
-    ready = conditions.destination_ready(reference, destination)
+    now = platform.get("worker-1")
+    assert now is not None
+    ready = conditions.destination_ready(reference, destination).seeing(now)
     for number in range(10):
         assert await report({f"ready-{number}": ready}, connections, Deadline.after(60)) == {}
     assert ("Normal", "DestinationReady", "Destination is Ready", 1) in platform.events("worker-1")

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest.fixture(scope="module")
 def second_cluster(second_kubernetes_api: KubernetesApi) -> KubernetesApi:
     second_kubernetes_api.apply_crds(CRDS)
+    assert second_kubernetes_api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "landfall"}}).status == 201
     return second_kubernetes_api
 
 

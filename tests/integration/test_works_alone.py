@@ -375,6 +375,7 @@ async def test_what_was_placed_while_its_destination_was_being_deleted_goes_and_
     woken = [item.message for item in sent if isinstance(item.message, Reference)]
     assert [(item.kind, item.name) for item in woken] == [("WorkPlacement", "w.worker-1-5058f")]
     await hands.place(m=woken[0])
+    await hands.write("w.worker-1-5058f")  # which is being deleted by now, and so loses its finalizers
     await hands.place()
     assert hands.placements().keys() == {"w.worker-2-5058f"}
     assert hands.says("w")[0] == "AllWorkplacementsScheduled"

@@ -206,6 +206,12 @@ def test_a_verdict_holds_while_what_it_was_decided_on_is_the_same(
     assert conditions.was_decided_on(ready().seeing(then), now) is holds
 
 
+def test_a_verdict_that_has_not_said_what_it_was_decided_on_counts_where_it_turns_nothing() -> None:
+    assert conditions.was_decided_on(ready(), stored())
+    assert conditions.was_decided_on(ready(), stored(condition("True", "TestDocumentsWritten", "old words")))
+    assert not conditions.was_decided_on(ready(), stored(condition("False", "StateStoreWriteFailed")))
+
+
 def test_a_verdict_about_an_object_with_much_to_tell_holds_only_at_the_same_resource_version() -> None:
     long = {**OLD, "message": "z" * 5000}
     verdict = ready().seeing(at("1", long))
