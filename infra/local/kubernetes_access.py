@@ -68,7 +68,7 @@ class ClusterAccess:
             return await response.json(content_type=None)
 
     async def ensure_namespace(self, name: str) -> None:
-        """Create a namespace where there is none of that name.
+        """Create a namespace where there is none of that name; who may neither create nor see one has to have it made.
 
         Raises:
             ClusterUnusable: it is missing, and may not be created.
@@ -84,10 +84,11 @@ class ClusterAccess:
         try:
             await self.get(f"/api/v1/namespaces/{name}")
         except aiohttp.ClientResponseError as error:
-            raise ClusterUnusable(
-                f"namespace {name} is needed for the Leases of State Stores, and cannot be created or read"
-                f" ({error.status}): kubectl create namespace {name}"
-            ) from None
+            if error.status == HTTPStatus.NOT_FOUND:
+                raise ClusterUnusable(
+                    f"namespace {name} is missing, which the Leases of State Stores need, and may not be created:"
+                    f" kubectl create namespace {name}"
+                ) from None
 
     async def open(
         self, path: str, *, accept: str, limits: aiohttp.ClientTimeout, query: Mapping[str, str]

@@ -51,6 +51,7 @@ class LocalRuntime:
         tell: Callable[[str], None] | None = None,
         observe: Callable[[Mapping[str, Any]], None] | None = None,
         template: Template | None = None,
+        prepare: bool = True,
     ) -> None:
         """Say what to run; nothing starts yet.
 
@@ -69,12 +70,14 @@ class LocalRuntime:
             tell: called with a sentence about what a person might want to know.
             observe: called with every watch event that is sent to the changes queue.
             template: what to play; None for template.yaml.
+            prepare: whether to create the namespace of the Leases where it is missing.
         """
         self._template = template or Template.load()
         self._kubeconfig, self._context, self._access = kubeconfig, context, access
         self._variables, self._observe = dict(environment or {}), observe
         self._of_function = dict(of_function or {})
         self._resync_seconds = resync_seconds
+        self._prepare = prepare
         self._concurrency = concurrency
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
@@ -162,7 +165,8 @@ class LocalRuntime:
                 self._stack.push_async_callback(access.close)
             self.forwarder = Forwarder(access, self._send_changes, self._tell, self._observe)
             await self.forwarder.check()
-            await access.ensure_namespace(self._variables.get("LANDFALL_LEASE_NAMESPACE", "landfall"))
+            if self._prepare:
+                await access.ensure_namespace(self._variables.get("LANDFALL_LEASE_NAMESPACE", "landfall"))
         except BaseException:
             warming.cancel()
             await asyncio.gather(warming, return_exceptions=True)

@@ -173,7 +173,7 @@ class Connection:
         """Remember the time that an answer tells (RFC 9110, section 6.6.1)."""
         with contextlib.suppress(KeyError, ValueError, TypeError):
             told, known = parsedate_to_datetime(headers["Date"]).astimezone(UTC), self.now()
-            # Whole seconds are a lower bound, so the later one is nearer to the truth; a clock that was set back is not.
+            # Whole seconds are a lower bound, so the later of two is nearer to the truth, unless a clock was set back.
             if told > known or known - told > timedelta(seconds=_ROUNDING_SECONDS):
                 self._told_time, self._told_at = told, time.monotonic()
 

@@ -78,6 +78,7 @@ async def runtime(prod: Eks, git_server: GitServer) -> AsyncIterator[LocalRuntim
         of_function={function: prod.environment(f"landfall-{function}") for function in FUNCTIONS},
         resync_seconds=0,
         first_redelivery_seconds=0.3,
+        prepare=False,  # the manifests are to do
     ) as running:
         yield running
 

@@ -230,7 +230,7 @@ async def test_deleted_after_its_store_or_secret_is_gone_it_waits_for_the_grace_
     chains = [message for message in cleanups if not message.get("attempt") and not message.get("hops")]
     assert len(chains) <= 2, "the deletion starts a chain of retries, and its store's NotReady may; our statuses do not"
     why = "not found" if what == "store" else "Secret default not found in namespace default"
-    skipped = f"everything below path 'worker-1' of BucketStateStore/default was left behind: {why}"
+    skipped = f"everything below path 'destinations/worker-1' of BucketStateStore/default was left behind: {why}"
     await platform.until(
         lambda: ("Warning", "CleanupSkipped", skipped) in {event[:3] for event in platform.events("worker-1")},
         "CleanupSkipped",
