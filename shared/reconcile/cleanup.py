@@ -18,7 +18,7 @@ from shared.errors import (
     OutOfTime,
     StateStoreNotReady,
 )
-from shared.kube import Cluster, Key, Object, key_of, together
+from shared.kube import Cluster, Key, Object, each, key_of
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome
 from shared.queues import Outgoing
@@ -275,13 +275,15 @@ async def _delete_workplacements(
         key = key_of(obj)
         by_destination.setdefault(view.target(key[0], destination_of(obj)), []).append(key)
     theirs = {edit_id: by_destination.get(one.task.key, []) for edit_id, one in going.items()}
-    placements = {key for keys in theirs.values() for key in keys}
-    await together(cluster.delete("WorkPlacement", namespace, name, deadline) for namespace, name in placements)
-    return blocked | {
-        edit_id: _StillHasWorkPlacements(f"{len(keys)} WorkPlacements of it are still being deleted")
-        for edit_id, keys in theirs.items()
-        if keys
-    }
+    placements = sorted({key for keys in theirs.values() for key in keys})
+    deleted = await each(cluster.delete("WorkPlacement", *key, deadline) for key in placements)
+    refused = {key: why for key, why in zip(placements, deleted, strict=True) if isinstance(why, LandfallError)}
+    for edit_id, keys in theirs.items():
+        why = next((refused[key] for key in keys if key in refused), None)
+        if keys:
+            words = f"{len(keys)} WorkPlacements of it are still being deleted"
+            blocked[edit_id] = why or _StillHasWorkPlacements(words)
+    return blocked
 
 
 def _own(current: Location, root: str, destination: Destination) -> set[str]:

@@ -1,6 +1,5 @@
 """status-report: put verdicts on their objects: conditions, finalizers, Events."""
 
-import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 from shared import conditions
 from shared.deadline import Deadline
 from shared.errors import KubernetesConflict, KubernetesError, KubernetesForbidden, KubernetesUnavailable, LandfallError
-from shared.kube import Cluster, Key, Object, key_of, together
+from shared.kube import Cluster, Key, Object, each, key_of, together
 from shared.messages import Reference, Verdict
 from shared.observability import logger
 from shared.queues import Outgoing
@@ -192,13 +191,10 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
         except LandfallError as error:
             failures.update({message_id: error for verdicts in by_key.values() for message_id in verdicts})
             continue
-        async with asyncio.TaskGroup() as group:
-            tasks = {
-                key: group.create_task(report.all(kind, key, {**obj, "kind": kind}, list(by_key[key].values())))
-                for key, obj in objects.items()
-            }
-        for key, task in tasks.items():
-            error_of_object = task.result()
+        results = await each(
+            report.all(kind, key, {**obj, "kind": kind}, list(by_key[key].values())) for key, obj in objects.items()
+        )
+        for key, error_of_object in zip(objects, results, strict=True):
             if error_of_object is not None:
                 failures.update(dict.fromkeys(by_key[key], error_of_object))
             elif kind == "WorkPlacement" and _begins_or_ceases_to_fail(objects[key], by_key[key].values()):
