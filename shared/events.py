@@ -1,8 +1,9 @@
 """Every forwarder's envelope to one `Change`. An event is only a hint: what is true is read again (design, decision 1).
 
-Understood, in any nesting: a raw watch event `{type, object}`; EventBridge (in `detail`); SNS and SQS, as records or as
-an SNS notification's body; Argo Events' resource payload; CloudEvents of Knative's ApiServerSource, in structured or
-binary mode, by resource or by reference; and base64 of gzip of any of these.
+Understood, in any nesting: a raw watch event `{type, object}`; our forwarder's heartbeat `{type: HEARTBEAT}`;
+EventBridge (in `detail`); SNS and SQS, as records or as an SNS notification's body; Argo Events' resource payload;
+CloudEvents of Knative's ApiServerSource, in structured or binary mode, by resource or by reference; and base64 of gzip
+of any of these.
 """
 
 import base64
@@ -55,11 +56,13 @@ class Change:
         reference: the object as the event names it; nothing in it is trusted.
         deleted: whether the event says that the object is gone.
         echo: whether the event only shows a status that is about this generation already, ours most likely.
+        heartbeat: whether this is about no object: the forwarder that the reference names is at work.
     """
 
     reference: Reference
     deleted: bool = False
     echo: bool = False
+    heartbeat: bool = False
 
 
 def decode(payload: object, cluster: str = "") -> list[Change]:
@@ -116,6 +119,8 @@ def _open_kubernetes(event: Mapping[str, Any], cluster: str, depth: int) -> Iter
             return _cloud_event(event, event, cluster, depth)
         case {"type": "BOOKMARK"}:
             return iter(())
+        case {"type": "HEARTBEAT"}:
+            return iter((Change(Reference(cluster=cluster, kind="Forwarder", name="forwarder"), heartbeat=True),))
         case {"type": str(event_type), "object": obj} if event_type in _WATCH_TYPES:
             return iter((_change(obj, _WATCH_TYPES[event_type], cluster),))
         case {"type": "ERROR"}:

@@ -15,6 +15,7 @@ stacks in one account do not mix.
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 
@@ -49,16 +50,58 @@ for _name in ("kubernetes_asyncio", "aiobotocore", "botocore", "aiohttp", "dulwi
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
+def count_by_function(name: str, value: int, function_name: str) -> None:
+    """Record how many of something an invocation has had; the handler's `log_metrics` writes it.
+
+    Args:
+        name: of the metric.
+        value: how many.
+        function_name: Lambda's name of the function, the metric's dimension of that name.
+    """
+    metrics.add_dimension("function_name", function_name)
+    metrics.add_metric(name, MetricUnit.Count, value)
+
+
+_LOCK = threading.Lock()  # Git writers run in threads
+_measured: dict[tuple[tuple[str, str], ...], EphemeralMetrics] = {}  # by dimensions, until flush_measured
+
+
+def measure(name: str, value: float, unit: MetricUnit = MetricUnit.Count, **dimensions: str) -> None:
+    """Record one value of a metric; `flush_measured` writes it.
+
+    Values of one metric are kept apart, so that CloudWatch can give percentiles.
+
+    Args:
+        name: of the metric.
+        value: in the unit.
+        unit: CloudWatch's.
+        dimensions: besides `service`. Each combination is a metric that is paid for: their values must be few.
+    """
+    key = tuple(sorted(dimensions.items()))
+    with _LOCK:
+        if key not in _measured:
+            _measured[key] = EphemeralMetrics(namespace=NAMESPACE)
+            for dimension in key:
+                _measured[key].add_dimension(*dimension)
+        _measured[key].add_metric(name, unit, value)
+
+
+def flush_measured() -> None:
+    """Write what was measured to the log, as CloudWatch's embedded metric format; called when an invocation ends."""
+    with _LOCK:
+        for series in _measured.values():
+            if series.metric_set:  # a hundred values are written at once, and leave none
+                series.flush_metrics()
+        _measured.clear()
+
+
 def count_in_cluster(cluster: str, counts: Mapping[str, int]) -> None:
-    """Tell how many of something a cluster has: as metrics of that cluster, and of all clusters, which alarms look at.
+    """Record how many of something a cluster has: as metrics of that cluster, and of all clusters, for the alarms.
 
     Args:
         cluster: its name, the metrics' dimension `cluster`.
         counts: by the name of the metric.
     """
-    here = EphemeralMetrics(namespace=NAMESPACE)
-    here.add_dimension("cluster", cluster)
     for name, value in counts.items():
-        here.add_metric(name, MetricUnit.Count, value)
-        metrics.add_metric(name, MetricUnit.Count, value)
-    here.flush_metrics()
+        measure(name, value, cluster=cluster)
+        measure(name, value)

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from shared.deadline import Deadline
 from shared.errors import LandfallError, UnknownEvent, first
-from shared.observability import log_unexpected, logger, metrics
+from shared.observability import count_by_function, flush_measured, log_unexpected, logger
 from shared.queues import Record
 from shared.reconcile.connections import Connections
 from shared.settings import Settings
@@ -85,7 +84,7 @@ def serve_events(
     if _is_queue_batch(event):
         # The whole record, because a message attribute may name the cluster.
         return _serve(event, context, lambda record: decode({"Records": [record]}, ""), use_case)
-    metrics.add_metric("Messages", MetricUnit.Count, 1)
+    count_by_function("Messages", 1, context.function_name)
     _serve_one("event", decode(event, ""), context, use_case)
     return {"batchItemFailures": []}
 
@@ -96,7 +95,7 @@ def serve_schedule(event: object, context: LambdaContext, use_case: UseCase[obje
     Raises:
         LandfallError: it is not done; Lambda tries again.
     """
-    metrics.add_metric("Ticks", MetricUnit.Count, 1)
+    count_by_function("Ticks", 1, context.function_name)
     _serve_one("tick", event, context, use_case)
 
 
@@ -109,7 +108,7 @@ def _serve(
     if not _is_queue_batch(event):
         raise UnknownEvent("this function reads SQS batches: send the message to its queue, or wrap it in Records")
     given: list[Record] = event["Records"]
-    metrics.add_metric("Messages", MetricUnit.Count, len(given))
+    count_by_function("Messages", len(given), context.function_name)
 
     async def serve(container: _Container, deadline: Deadline) -> dict[str, Exception]:
         taken = await _taken(len(given), container, deadline)
@@ -118,8 +117,8 @@ def _serve(
         if messages:
             failures.update(await _guarded(messages, container, deadline, use_case))
         if taken:
-            metrics.add_metric("Messages", MetricUnit.Count, len(taken))
-        metrics.add_metric("MessagesReturned", MetricUnit.Count, len(failures))
+            count_by_function("Messages", len(taken), context.function_name)
+        count_by_function("MessagesReturned", len(failures), context.function_name)
         for message_id, failure in failures.items():
             logger.warning("message %s has to be delivered again: %s", message_id, _words(failure))
         queues = container.connections.queues
@@ -168,10 +167,13 @@ def _run(
     context: LambdaContext, work: Callable[[_Container, Deadline], Coroutine[Any, Any, dict[str, Exception]]]
 ) -> dict[str, Exception]:
     global _container  # noqa: PLW0603 -- one a container is what Lambda's freezing and thawing asks for
-    if _container is None:
-        _container = _Container()
-    left = context.get_remaining_time_in_millis() / 1000 - _container.connections.settings.reserve_seconds
-    return _container.runner.run(work(_container, Deadline.after(max(left, 0.0))))
+    try:
+        if _container is None:
+            _container = _Container()
+        left = context.get_remaining_time_in_millis() / 1000 - _container.connections.settings.reserve_seconds
+        return _container.runner.run(work(_container, Deadline.after(max(left, 0.0))))
+    finally:
+        flush_measured()
 
 
 async def _taken(given: int, container: _Container, deadline: Deadline) -> list[Record]:

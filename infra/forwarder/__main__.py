@@ -1,7 +1,8 @@
 """`python -m infra.forwarder`: watches the cluster of its service account, or of KUBECONFIG, until SIGTERM.
 
 Environment: LANDFALL_TARGET (ARN of a bus, topic or queue, or a queue's URL), LANDFALL_CLUSTER, AWS_REGION,
-LANDFALL_WATCH_SECRETS, LANDFALL_HEALTH_ADDRESS, and AWS's own variables for its identity and endpoints.
+LANDFALL_WATCH_SECRETS, LANDFALL_HEALTH_ADDRESS, LANDFALL_METRICS_ADDRESS, LANDFALL_HEARTBEAT_SECONDS, and AWS's own
+variables for its identity and endpoints.
 """
 
 import asyncio
@@ -12,10 +13,11 @@ from typing import Final
 
 import kopf
 
+from infra.forwarder.monitoring import beat, metrics_served
 from infra.forwarder.outbox import Outbox
 from infra.forwarder.settings import Settings, WrongSetting
 from infra.forwarder.targets import open_target
-from infra.forwarder.watching import handlers, kopf_settings, wait_for_kinds, watched
+from infra.forwarder.watching import Watches, handlers, kopf_settings, wait_for_kinds, watched
 
 _FLUSH_SECONDS: Final = 10.0  # less than the pod's grace period
 
@@ -24,19 +26,24 @@ _log = logging.getLogger("landfall.forwarder")
 
 async def run(settings: Settings) -> None:
     """Forward until the process is told to end, and send what still waits."""
+    watches = Watches(watched(settings))
     async with open_target(settings) as target:
-        await wait_for_kinds()
         outbox = Outbox(target, settings.cluster)
-        kinds = ", ".join(kind.plural for kind in watched(settings))
-        _log.info("watching %s; their changes go to %s", kinds, settings.target)
         try:
-            await kopf.operator(
-                registry=handlers(settings, outbox),
-                settings=kopf_settings(),
-                standalone=True,
-                clusterwide=True,
-                liveness_endpoint=f"http://{settings.listen}/healthz",
-            )
+            async with metrics_served(settings, outbox, watches):
+                await wait_for_kinds()
+                _log.info("watching %s; their changes go to %s", ", ".join(watches.by_plural), settings.target)
+                beats = asyncio.create_task(beat(outbox, watches, settings.heartbeat_seconds))
+                try:
+                    await kopf.operator(
+                        registry=handlers(settings, outbox, watches),
+                        settings=kopf_settings(),
+                        standalone=True,
+                        clusterwide=True,
+                        liveness_endpoint=f"http://{settings.listen}/healthz",
+                    )
+                finally:
+                    beats.cancel()
         finally:
             await outbox.close(_FLUSH_SECONDS)
             _log.info("the end: %s", outbox.state())

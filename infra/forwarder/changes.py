@@ -80,8 +80,8 @@ class Event:
     """What is told of one object.
 
     Attributes:
-        type: ADDED, MODIFIED or DELETED, as in a Kubernetes watch.
-        object: its reference, and by which generation its conditions are.
+        type: ADDED, MODIFIED or DELETED, as in a Kubernetes watch; or HEARTBEAT.
+        object: its reference, and by which generation its conditions are; nothing in a heartbeat.
     """
 
     key: Key
@@ -102,7 +102,7 @@ class Event:
             cluster: the name by which the deployment knows the cluster, unless it is the deployment's default one.
         """
         told: Object = {"cluster": cluster} if cluster else {}
-        told |= {"type": self.type, "object": self.object}
+        told |= {"type": self.type, "object": self.object} if self.object else {"type": self.type}
         text = json.dumps(told, separators=(",", ":"))
         if len(text) > _LARGE:
             # Nobody's thousand finalizers may keep a batch from being sent.
@@ -110,6 +110,10 @@ class Event:
             told["object"] = {name: self.object[name] for name in ("apiVersion", "kind")} | {"metadata": metadata}
             text = json.dumps(told, separators=(",", ":"))
         return text
+
+
+# Says that the forwarder watches the cluster and that what it sends arrives; it is about no object.
+HEARTBEAT: Final = Event(("", "", "heartbeat"), "HEARTBEAT", {})
 
 
 @dataclass

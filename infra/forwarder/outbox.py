@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 import time
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Protocol
 
@@ -25,6 +26,25 @@ class Sender(Protocol):
         """Send, and return why which were not taken."""
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """What an outbox has sent, and what it still has.
+
+    Attributes:
+        sent: events that the target took, heartbeats among them.
+        failed: sends of events that the target did not take; each is sent again.
+        sent_at: Unix time of the last send that the target took; 0 before the first.
+        waiting: events that are not sent yet.
+        oldest_seconds: for how long the oldest of them has waited.
+    """
+
+    sent: int
+    failed: int
+    sent_at: float
+    waiting: int
+    oldest_seconds: float
+
+
 class Outbox:
     """Holds one event an object, and sends until all are gone.
 
@@ -36,11 +56,13 @@ class Outbox:
         self._target = target
         self._cluster = cluster
         self._waiting: dict[Key, Event] = {}
+        self._since: dict[Key, float] = {}  # on the monotonic clock: when the first event that is not sent yet came
         self._more = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._on_its_way = 0
-        self._sent = 0
+        self._sent = self._failed = 0
+        self._sent_at = 0.0
         self._stuck_since: float | None = None
         self._task = asyncio.create_task(self._run())
 
@@ -49,6 +71,7 @@ class Outbox:
         if (older := self._waiting.get(event.key)) is not None:
             event = older.merged_into(event)
         self._waiting[event.key] = event
+        self._since.setdefault(event.key, time.monotonic())
         self._more.set()
         self._empty.clear()
 
@@ -56,6 +79,17 @@ class Outbox:
         """Return how many events were sent and wait, and for how many seconds nothing could be sent."""
         stuck = 0 if self._stuck_since is None else round(time.monotonic() - self._stuck_since)
         return {"sent": self._sent, "waiting": len(self._waiting) + self._on_its_way, "stuckSeconds": stuck}
+
+    def traffic(self) -> Traffic:
+        """Return what was sent since the start, and what waits."""
+        oldest = min(self._since.values(), default=None)
+        return Traffic(
+            sent=self._sent,
+            failed=self._failed,
+            sent_at=self._sent_at,
+            waiting=len(self._waiting) + self._on_its_way,
+            oldest_seconds=0.0 if oldest is None else time.monotonic() - oldest,
+        )
 
     async def close(self, seconds: float) -> None:
         """Send what waits, for at most so long."""
@@ -105,10 +139,17 @@ class Outbox:
             self._take_back(batch)
             if not isinstance(error, Exception):
                 raise
+            self._failed += len(batch)
             _log.exception("sending failed in a way that nobody foresaw")
             return {type(error).__name__}
+        if len(failed) < len(batch):
+            self._sent_at = time.time()
+        for place, event in enumerate(batch):
+            if place not in failed and event.key not in self._waiting:
+                self._since.pop(event.key, None)
         self._take_back([batch[place] for place in failed])
         self._sent += len(batch) - len(failed)
+        self._failed += len(failed)
         return set(failed.values())
 
     def _take_back(self, events: list[Event]) -> None:

@@ -11,6 +11,8 @@ _ARN: Final = re.compile(
 _SQS_URL: Final = re.compile(r"https?://[^/\s]+/\d{12}/[\w-]{1,80}(\.fifo)?")
 _CLUSTER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LISTEN: Final = "0.0.0.0:8080"
+_LISTEN_METRICS: Final = "0.0.0.0:9090"
+_HEARTBEAT_SECONDS: Final = 60  # the deployment's alarm counts five in five minutes
 
 
 class WrongSetting(Exception):
@@ -28,6 +30,8 @@ class Settings:
         cluster: the name by which the deployment knows this cluster; empty for the deployment's default one.
         secrets: whether changes of Secrets are noticed; without, a changed Secret waits for the next resync.
         listen: host and port of /healthz.
+        listen_metrics: host and port of /metrics.
+        heartbeat_seconds: between two heartbeats; 0 for none.
     """
 
     service: str
@@ -36,10 +40,12 @@ class Settings:
     cluster: str = ""
     secrets: bool = True
     listen: str = _LISTEN
+    listen_metrics: str = _LISTEN_METRICS
+    heartbeat_seconds: int = _HEARTBEAT_SECONDS
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Read LANDFALL_TARGET, LANDFALL_CLUSTER, LANDFALL_WATCH_SECRETS, LANDFALL_HEALTH_ADDRESS and AWS_REGION.
+        """Read AWS_REGION and the variables LANDFALL_… that docs/forwarders.md names.
 
         Raises:
             WrongSetting: one of them is missing or not understood.
@@ -67,6 +73,15 @@ class Settings:
         watch = environment.get("LANDFALL_WATCH_SECRETS", "").strip().lower() or "true"
         if watch not in {"true", "false"}:
             raise WrongSetting(f"LANDFALL_WATCH_SECRETS is {watch!r}: write true or false")
+        beat = environment.get("LANDFALL_HEARTBEAT_SECONDS", "").strip() or str(_HEARTBEAT_SECONDS)
+        if not beat.isascii() or not beat.isdigit() or int(beat) > _HEARTBEAT_SECONDS:
+            raise WrongSetting(
+                f"LANDFALL_HEARTBEAT_SECONDS is {beat!r}: write a number up to {_HEARTBEAT_SECONDS}, or 0 for no"
+                " heartbeats (and set the stack's parameter ForwarderCount to match)"
+            )
+        metrics = environment.get("LANDFALL_METRICS_ADDRESS", "").strip() or _LISTEN_METRICS
+        if not re.fullmatch(r"\S+:\d{1,5}", metrics):
+            raise WrongSetting(f"LANDFALL_METRICS_ADDRESS is {metrics!r}: write host:port, as in {_LISTEN_METRICS}")
         return cls(
             service=arn["service"] if arn else "sqs",
             target=target,
@@ -74,4 +89,6 @@ class Settings:
             cluster=cluster,
             secrets=watch == "true",
             listen=environment.get("LANDFALL_HEALTH_ADDRESS", "").strip() or _LISTEN,
+            listen_metrics=metrics,
+            heartbeat_seconds=int(beat),
         )

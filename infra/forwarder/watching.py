@@ -7,7 +7,8 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
@@ -22,6 +23,59 @@ _CALL: Final = aiohttp.ClientTimeout(total=30, connect=10)
 _ASK_AGAIN_SECONDS: Final = 10.0
 
 _log = logging.getLogger("landfall.forwarder")
+
+
+@dataclass
+class Watch:
+    """The state of the watch of one kind.
+
+    Attributes:
+        opened: how many watches the API server has begun to answer.
+        failures: how many lists and watches it refused or did not answer.
+        is_open: whether it has answered the last list or watch.
+    """
+
+    opened: int = 0
+    failures: int = 0
+    is_open: bool = False
+
+
+class Watches:
+    """The state of all watches, as the session that they go through sees it.
+
+    Attributes:
+        by_plural: for each kind that is watched, by its plural name.
+    """
+
+    def __init__(self, kinds: Iterable[Kind]) -> None:
+        self._kinds = list(kinds)
+        self.by_plural = {kind.plural: Watch() for kind in self._kinds}
+
+    @property
+    def all_open(self) -> bool:
+        """Whether every kind is watched now."""
+        return all(watch.is_open and watch.opened for watch in self.by_plural.values())
+
+    async def follow(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Ask for no more than a kind's metadata where that is enough, and note what became of the request."""
+        kind = next((kind for kind in self._kinds if request.url.path.endswith(kind.path)), None)
+        if kind is None:
+            return await handler(request)
+        is_watch = "watch" in request.url.query
+        request.headers["Accept"] = kind.accept(watch=is_watch)
+        watch = self.by_plural[kind.plural]
+        watch.is_open = False
+        try:
+            response = await handler(request)
+        except BaseException:
+            watch.failures += 1
+            raise
+        watch.is_open = response.ok
+        watch.opened += response.ok and is_watch
+        watch.failures += not response.ok
+        return response
 
 
 class _Backoffs:
@@ -45,7 +99,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def handlers(settings: Settings, outbox: Outbox) -> kopf.OperatorRegistry:
+def handlers(settings: Settings, outbox: Outbox, watches: Watches) -> kopf.OperatorRegistry:
     """Return what kopf is to do: put what an event tells into the outbox, and show how that one is."""
     registry = kopf.OperatorRegistry()
     changes = Changes()
@@ -56,7 +110,7 @@ def handlers(settings: Settings, outbox: Outbox) -> kopf.OperatorRegistry:
         nonlocal last_login
         await asyncio.sleep(max(0.0, last_login + _LOGIN_SECONDS - time.monotonic()))
         last_login = time.monotonic()
-        return connect()
+        return connect(watches)
 
     @kopf.on.probe(registry=registry, id="outbox")
     async def show(**_: Any) -> dict[str, Any]:
@@ -77,8 +131,11 @@ def watched(settings: Settings) -> list[Kind]:
     return [kind for kind in KINDS if settings.secrets or kind.kind != "Secret"]
 
 
-def connect() -> kopf.AiohttpSession:
+def connect(watches: Watches) -> kopf.AiohttpSession:
     """Open a session: with the pod's service account, or else with the current context of KUBECONFIG.
+
+    Args:
+        watches: that go through it.
 
     Raises:
         WrongSetting: there is neither.
@@ -93,7 +150,7 @@ def connect() -> kopf.AiohttpSession:
         connector=aiohttp.TCPConnector(limit=0, ssl=trust),
         headers=found.as_http_headers(),
         proxy=found.proxy_url,
-        middlewares=(_ask_for_metadata,),
+        middlewares=(watches.follow,),
         response_class=_Response,
     )
     return kopf.AiohttpSession(server=found.server, default_namespace=found.default_namespace, aiohttp_session=session)
@@ -102,7 +159,7 @@ def connect() -> kopf.AiohttpSession:
 async def wait_for_kinds() -> None:
     """Wait until the cluster knows the kinds of ours that are watched, and say what is missing."""
     while True:
-        connection = connect()
+        connection = connect(Watches(()))
         try:
             missing = await _missing(connection)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -137,12 +194,3 @@ class _Response(aiohttp.ClientResponse):
         if isinstance(answer, dict) and "items" in answer:
             answer["items"] = answer["items"] or []
         return answer
-
-
-async def _ask_for_metadata(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    for kind in KINDS:
-        if request.url.path.endswith(kind.path):
-            request.headers["Accept"] = kind.accept(watch="watch" in request.url.query)
-    return await handler(request)

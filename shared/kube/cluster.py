@@ -1,6 +1,6 @@
 """The objects of one Kubernetes API, as plain dictionaries: the generated models would cost time and memory."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, Self
@@ -35,6 +35,8 @@ _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1
 _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PARTIAL: Final[Kind] = ("meta.k8s.io/v1", "PartialObjectMetadata")
 _PARTIAL_LIST: Final[Kind] = ("meta.k8s.io/v1", "PartialObjectMetadataList")
+_TABLE: Final = "application/json;as=Table;g=meta.k8s.io;v=v1"
+_TABLE_LIST: Final[Kind] = ("meta.k8s.io/v1", "Table")
 
 Key = tuple[str, str]  # namespace ("" for cluster-scoped) and name
 
@@ -85,6 +87,7 @@ class Cluster:
         *,
         namespace: str = "",
         metadata_only: bool = False,
+        columns: bool = False,
     ) -> AsyncIterator[list[Object]]:
         """Yield all objects of a kind, page by page; nothing where the cluster does not serve the kind.
 
@@ -97,6 +100,9 @@ class Cluster:
             labels: that the objects have, or a selector in the API's own words; none means all objects.
             namespace: of the objects; empty means all.
             metadata_only: whether their `spec` and `status` stay where they are (documents make those large).
+            columns: the same, but each object has `cells` besides: what `kubectl get` prints of it, by the columns'
+                names in small letters (the CRD's additionalPrinterColumns, computed by the API server); and
+                `status_changed`, when its status was last written (RFC 3339), empty where that is not known.
 
         Raises:
             KubernetesError: the API refused or could not be reached, or something else answered.
@@ -104,8 +110,11 @@ class Cluster:
         prefix, plural = PLURALS[kind]
         path = f"{prefix}{_scope(namespace)}/{plural}"
         api_version, name = _kind(kind)
-        kinds = [(api_version, f"{name}List"), *([_PARTIAL_LIST] if metadata_only else [])]
-        accept = _METADATA_LIST if metadata_only else "application/json"
+        metadata_only = metadata_only or columns
+        kinds = (
+            [_TABLE_LIST] if columns else [(api_version, f"{name}List"), *([_PARTIAL_LIST] if metadata_only else [])]
+        )
+        accept = _TABLE if columns else _METADATA_LIST if metadata_only else "application/json"
         given = labels or {}
         selector = given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in sorted(given.items()))
         query: dict[str, str] = {"labelSelector": selector} if selector else {}
@@ -131,7 +140,7 @@ class Cluster:
                 continue
             if page is None:
                 return
-            items = page.get("items") or []
+            items = list(_rows(page)) if columns else page.get("items") or []
             size.learn(len(items))
             fresh = [item for item in items if not restarts or uid_of(item) not in seen]
             seen.update(uid_of(item) for item in fresh)
@@ -154,6 +163,7 @@ class Cluster:
         *,
         namespace: str = "",
         metadata_only: bool = False,
+        columns: bool = False,
     ) -> list[Object]:
         """Return all objects of a kind at once, as `pages` yields them.
 
@@ -162,7 +172,7 @@ class Cluster:
         Raises:
             KubernetesError: as `pages`.
         """
-        pages = self.pages(kind, deadline, labels, namespace=namespace, metadata_only=metadata_only)
+        pages = self.pages(kind, deadline, labels, namespace=namespace, metadata_only=metadata_only, columns=columns)
         return [obj async for page in pages for obj in page]
 
     async def exists(self, kind: str, deadline: Deadline) -> bool:
@@ -336,6 +346,16 @@ def uid_of(obj: Mapping[str, Any] | None) -> str:
 def _kind(kind: str) -> Kind:
     """Return a kind's apiVersion and name."""
     return PLURALS[kind][0].removeprefix("/apis/").removeprefix("/api/"), kind
+
+
+def _rows(table: Object) -> Iterator[Object]:
+    """Yield the objects of a `Table`, with their cells and the time of their status instead of their managed fields."""
+    names = [column["name"].lower() for column in table.get("columnDefinitions") or ()]
+    for row in table.get("rows") or ():
+        fields = row["object"]["metadata"].pop("managedFields", None) or ()
+        changed = [field.get("time") or "" for field in fields if field.get("subresource") == "status"]
+        cells = dict(zip(names, row["cells"], strict=True))
+        yield {**row["object"], "cells": cells, "status_changed": max(changed, default="")}
 
 
 def _path(kind: str, namespace: str, name: str) -> str:

@@ -9,6 +9,7 @@ from shared.errors import LandfallError
 from shared.events import Change
 from shared.kube import Cluster, Key, Object, key_of
 from shared.messages import Reference
+from shared.observability import count_in_cluster, logger
 from shared.queues import Outgoing
 from shared.reconcile.batch import Share, for_each_cluster
 from shared.reconcile.connections import Connections
@@ -36,6 +37,9 @@ async def decide_changes(
     for message_id, changes in messages.items():
         for change in changes:
             name = connections.clusters.name(change.reference.cluster)
+            if change.heartbeat:
+                _count_heartbeat(name, connections.settings)
+                continue
             named = change.reference.model_copy(update={"cluster": name})  # what follows from it carries the name
             shares.setdefault(name, {}).setdefault(message_id, []).append(replace(change, reference=named))
 
@@ -54,13 +58,32 @@ async def decide_changes(
     return await for_each_cluster(shares, decide_share, connections, deadline)
 
 
-async def read_cluster(name: str, cluster: Cluster, deadline: Deadline) -> tuple[View, list[Object]]:
+def _count_heartbeat(cluster: str, settings: Settings) -> None:
+    if cluster in settings.served:  # a name becomes a metric, and only these are known to be few
+        count_in_cluster(cluster, {"ForwarderHeartbeats": 1})
+    else:
+        logger.warning(
+            "a forwarder's heartbeat names the cluster %r, which is not served here: correct LANDFALL_CLUSTER of the"
+            " forwarder, or add the cluster",
+            cluster[:100],
+        )
+
+
+async def read_cluster(
+    name: str, cluster: Cluster, deadline: Deadline, *, columns: bool = False
+) -> tuple[View, list[Object]]:
     """Return all Destinations and State Stores, and the metadata of all WorkPlacements.
+
+    Args:
+        name: of the cluster.
+        cluster: to read.
+        deadline: of the calls.
+        columns: whether the WorkPlacements come with what `kubectl get` prints of them, as in `Cluster.list_all`.
 
     Raises:
         KubernetesError: a list could not be had.
     """
-    placements = asyncio.create_task(cluster.list_all("WorkPlacement", deadline, metadata_only=True))
+    placements = asyncio.create_task(cluster.list_all("WorkPlacement", deadline, metadata_only=True, columns=columns))
     try:
         view = await View.of_all(name, cluster, deadline)
         listed = await placements

@@ -13,6 +13,7 @@ from shared.observability import logger
 from shared.queues import Outgoing
 from shared.reconcile.batch import Share, for_each_cluster
 from shared.reconcile.connections import Connections
+from shared.reconcile.readiness import measure_ready
 from shared.resources import CLEANUP_FINALIZER
 
 _GET_AT_MOST = 100  # WorkPlacements one by one; a list of them brings all documents
@@ -154,6 +155,7 @@ class _Report:
             now = await self.cluster.patch_status(obj, merged, self.deadline)
         if now is not None:
             self.facts.append(_Fact(obj, verdict))
+            measure_ready(verdict, obj, now)
         return now
 
     async def remember(self, obj: Object, annotations: Mapping[str, str]) -> None:

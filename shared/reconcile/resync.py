@@ -1,16 +1,13 @@
 """resync: on a schedule, have everything looked at again; what events were lost is repaired by it."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from shared.deadline import Deadline
 from shared.kube import Cluster
-from shared.observability import count_in_cluster
 from shared.reconcile.batch import Share, for_each_cluster
 from shared.reconcile.changes import decide_everything, read_cluster
 from shared.reconcile.connections import Connections
-from shared.reconcile.view import View
+from shared.reconcile.readiness import count_unready
 
 
 async def resync(messages: Mapping[str, object], connections: Connections, deadline: Deadline) -> dict[str, Exception]:
@@ -30,26 +27,8 @@ async def resync(messages: Mapping[str, object], connections: Connections, deadl
     """
 
     async def look(name: str, share: Mapping[str, object], cluster: Cluster) -> Share:
-        view, placements = await read_cluster(name, cluster, deadline)
-        _count(view, connections.settings.not_ready_seconds)
+        view, placements = await read_cluster(name, cluster, deadline, columns=True)
+        count_unready(view, placements, connections.settings.not_ready_seconds)
         return {}, decide_everything(view, placements, frozenset(share), connections.settings)
 
     return await for_each_cluster(dict.fromkeys(connections.settings.served, messages), look, connections, deadline)
-
-
-def _count(view: View, seconds: int) -> None:
-    """Tell how many Destinations there are, and how many have not been Ready for longer than a write takes."""
-    before = datetime.now(UTC) - timedelta(seconds=seconds)
-    late = sum(_is_not_ready_since(obj, before) for obj in view.destinations.values())
-    count_in_cluster(view.cluster, {"Destinations": len(view.destinations), "DestinationsNotReady": late})
-
-
-def _is_not_ready_since(destination: Mapping[str, Any], moment: datetime) -> bool:
-    metadata = destination["metadata"]
-    if metadata.get("deletionTimestamp"):
-        return False
-    conditions = (destination.get("status") or {}).get("conditions") or ()
-    ready: Mapping[str, Any] = next((c for c in conditions if c["type"] == "Ready"), {})
-    if ready.get("status") == "True":
-        return False
-    return datetime.fromisoformat(ready.get("lastTransitionTime") or metadata["creationTimestamp"]) <= moment

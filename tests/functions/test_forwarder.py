@@ -1,5 +1,6 @@
 """From a changed object to the canary queue: the real forwarder, each target that it knows, and the real handler."""
 
+import json
 import secrets
 from collections.abc import Callable, Iterator
 
@@ -44,6 +45,35 @@ def test_a_changed_destination_comes_to_the_canary_queue(deployment: Deployment,
     assert obj is not None
     assert (message["cluster"], message["kind"], message["name"]) == ("default", "Destination", "worker-1")
     assert (message["uid"], message["generation"]) == (obj["metadata"]["uid"], 2)
+
+
+@pytest.mark.parametrize("way", TARGETS)
+def test_a_heartbeat_becomes_a_metric_of_its_cluster_and_no_work(
+    way: str, deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue = deployment.sqs.create_queue()
+    target, inbox = TARGETS[way](deployment.sqs, queue), Inbox(deployment.sqs, queue)
+    with forwarder(deployment.platform.api, deployment.sqs, target, LANDFALL_HEARTBEAT_SECONDS="1"):
+        wait_until("two heartbeats", lambda: inbox.heartbeats() >= 2, timeout=30)
+    capsys.readouterr()
+    assert handler("on_destination_change")(inbox.batch(), deployment.context) == NOTHING_RETURNED
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"ForwarderHeartbeats"' in line]
+    counted = {line.get("cluster"): sum(line["ForwarderHeartbeats"]) for line in lines}
+    assert counted == {"default": inbox.heartbeats(), None: inbox.heartbeats()}
+    assert [queue for queue in deployment.queues if deployment.received(queue)] == []
+
+
+def test_a_heartbeat_of_a_cluster_that_is_not_served_becomes_a_warning_and_no_metric(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may send could else make as many metrics as there are names, and each is paid for."""
+    inbox = Inbox(deployment.sqs, deployment.sqs.create_queue())
+    deployment.sqs.send(inbox.queue.url, '{"cluster":"elsewhere","type":"HEARTBEAT"}')
+    wait_until("it is there", lambda: inbox.heartbeats() == 1, timeout=10)
+    capsys.readouterr()
+    assert handler("on_destination_change")(inbox.batch(), deployment.context) == NOTHING_RETURNED
+    assert "ForwarderHeartbeats" not in capsys.readouterr().out
+    assert "names the cluster 'elsewhere', which is not served here" in caplog.text
 
 
 def test_a_rotated_secret_has_its_state_store_looked_at(deployment: Deployment, minio: Minio) -> None:

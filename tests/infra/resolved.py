@@ -98,13 +98,13 @@ class Resolver:
             case {"Fn::And": inner}:
                 return all(self.true(each) for each in inner)
             case {"Fn::Equals": [one, other]}:
-                return bool(self.value(one) == self.value(other))
+                return str(self.value(one)) == str(self.value(other))  # CloudFormation compares what is written
             case {"Fn::EachMemberEquals": [members, other]}:
                 return all(member == self.value(other) for member in self.value(members))
             case _:
                 raise NotImplementedError(condition)
 
-    def value(self, node: Any) -> Any:  # noqa: PLR0911 -- one a function of CloudFormation
+    def value(self, node: Any) -> Any:  # noqa: C901, PLR0911 -- one a function of CloudFormation
         """Return what a part of the template becomes."""
         match node:
             case {"Ref": str(name)}:
@@ -119,6 +119,8 @@ class Resolver:
                 return self.value(then if self.true({"Condition": name}) else otherwise)
             case {"Fn::Join": [separator, items]}:
                 return separator.join(self.value(items))
+            case {"Fn::Select": [place, items]}:
+                return self.value(items)[int(place)]
             case {"Fn::Split": [separator, text]}:
                 return self.value(text).split(separator)
             case {**fields}:

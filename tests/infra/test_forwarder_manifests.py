@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from infra.forwarder.settings import Settings
-from tests.servers.kubernetes import KubernetesApi
+from tests.servers.kubernetes import KubernetesApi, kubernetes_api
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "infra" / "kubernetes"
@@ -105,12 +105,12 @@ def misfits(value: Any, shape: Any, path: str = "spec") -> Iterator[str]:
 
 
 @pytest.fixture
-def applied(kubernetes_api: KubernetesApi) -> Iterator[KubernetesApi]:
-    """A cluster to which the forwarder was applied with the one command of its guide."""
-    environment = {"KUBECONFIG": str(kubernetes_api.kubeconfig)}
-    print(kubectl("apply", "--validate=strict", "-k", MANIFESTS / "forwarder", **environment))
-    yield kubernetes_api
-    kubectl("delete", "--wait=false", "-k", MANIFESTS / "forwarder", **environment)
+def applied() -> Iterator[KubernetesApi]:
+    """A cluster of its own to which the forwarder was applied with the one command of its guide."""
+    with kubernetes_api() as api:
+        environment = {"KUBECONFIG": str(api.kubeconfig)}
+        print(kubectl("apply", "--validate=strict", "-k", MANIFESTS / "forwarder", **environment))
+        yield api
 
 
 def test_one_command_applies_the_forwarder_and_its_pod_fits_the_restricted_standard(applied: KubernetesApi) -> None:
@@ -129,6 +129,23 @@ def test_one_command_applies_the_forwarder_and_its_pod_fits_the_restricted_stand
     data = applied.call("GET", f"/api/v1/namespaces/landfall/configmaps/{configuration}")["data"]
     settings = Settings.from_environment(data)
     assert (settings.service, settings.region, settings.cluster, settings.secrets) == ("events", "eu-west-1", "", True)
+
+
+def test_the_pod_monitor_finds_the_forwarders_pods_and_their_port() -> None:
+    """Fields of github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1, PodMonitorSpec."""
+    monitor = yaml.safe_load((MANIFESTS / "forwarder" / "pod-monitor.yaml").read_text())
+    assert (monitor["apiVersion"], monitor["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
+    endpoints = [{"port": str, "path": str, "interval": str}]
+    shape = {"selector": {"matchLabels": {"app.kubernetes.io/name": str}}, "podMetricsEndpoints": endpoints}
+    assert list(misfits(monitor["spec"], shape)) == []
+    (deployment,) = of_kind(rendered(MANIFESTS / "forwarder"), "Deployment")
+    pod = deployment["spec"]["template"]
+    assert monitor["metadata"]["namespace"] == deployment["metadata"]["namespace"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (container,) = pod["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert f":{ports[monitor['spec']['podMetricsEndpoints'][0]['port']]}" in Settings("sqs", "", "").listen_metrics
+    assert f":{ports['health']}" in Settings("sqs", "", "").listen
 
 
 @pytest.mark.parametrize("way", ["argo-events", "knative"])

@@ -176,7 +176,9 @@ async def test_the_dashboard_shows_every_function_every_queue_and_the_destinatio
     queues = [url.rpartition("/")[2] for url in stack.client("sqs").list_queues()["QueueUrls"]]
     functions = [configuration["FunctionName"] for configuration in stack.functions().values()]
     assert len(queues) == 13
-    assert [name for name in (*queues, *functions, "DestinationsNotReady") if name not in shown] == []
+    metrics = ["DestinationsNotReady", "StateStoresNotReady", "WorkPlacementsFailing", "SecondsToReady"]
+    metrics += ["CommitConflicts", "ForwarderHeartbeats", "Messages", "MessagesReturned", "Ticks"]
+    assert [name for name in (*queues, *functions, *metrics) if name not in shown] == []
     assert "${" not in shown
 
 

@@ -247,8 +247,10 @@ def test_every_queue_and_every_function_has_its_alarms() -> None:
         for alarm in ALARMS.values()
         if "MetricName" in alarm
     }
-    expected = {("DestinationsNotReady", str({"Ref": "AWS::StackName"}))}
+    unready = ("DestinationsNotReady", "StateStoresNotReady", "WorkPlacementsFailing")
+    expected = {(metric, str({"Ref": "AWS::StackName"})) for metric in unready}
     expected.add(("ApproximateNumberOfMessagesVisible", str({"Fn::GetAtt": ["UndeliveredQueue", "QueueName"]})))
+    expected.add(("Ticks", str({"Fn::Sub": "${AWS::StackName}-resync"})))
     for _, queue in SOURCES:
         dead = QUEUES[queue]["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]
         expected.add(("ApproximateAgeOfOldestMessage", str({"Fn::GetAtt": [queue, "QueueName"]})))
@@ -265,7 +267,8 @@ def test_an_alarm_tells_the_topic_that_it_is_given_and_what_to_look_at(name: str
     assert alarm["AlarmActions"] == {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], NO_VALUE]}
     assert alarm["OKActions"] == alarm["AlarmActions"]
     assert len(alarm["AlarmDescription"]) > 40
-    assert alarm["TreatMissingData"] in {"notBreaching", "ignore"}
+    silence = name in {"ForwarderSilentAlarm", "ResyncMissingAlarm"}
+    assert alarm["TreatMissingData"] in ({"breaching"} if silence else {"notBreaching", "ignore"})
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -290,6 +293,13 @@ PATTERNS = [
     ("AllowedNetworks", "10.0.0.0", False),
     ("ResyncSchedule", "rate(1 hour)", True),
     ("ResyncSchedule", "10 minutes", False),
+    ("ResyncSchedule", "rate(720 minutes)", True),
+    ("ResyncSchedule", "rate(721 minutes)", False),
+    ("ResyncSchedule", "rate(12 hours)", True),
+    ("ResyncSchedule", "rate(13 hours)", False),
+    ("ResyncSchedule", "rate(3 days)", True),
+    ("ResyncSchedule", "rate(4 days)", False),
+    ("ResyncSchedule", "cron(0 4 * * ? *)", True),
     ("IamBucketArns", "arn:aws:s3:::kratix", True),
     ("IamBucketArns", "arn:aws:s3:::*", False),
     ("IamBucketArns", "kratix", False),

@@ -15,6 +15,7 @@ from typing import Any
 
 import botocore.session
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.servers import web
 from tests.servers.kubernetes import KubernetesApi
@@ -31,6 +32,7 @@ class Forwarder:
 
     process: ServerProcess
     health: str
+    metrics_url: str
 
     @property
     def state(self) -> dict[str, Any]:
@@ -42,6 +44,14 @@ class Forwarder:
     def log(self) -> str:
         """All it has printed."""
         return self.process.log.read_text()
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Return what a scrape of /metrics gives: values by the sample's name and its labels' values."""
+        answer = web.request("GET", self.metrics_url, timeout=5)
+        assert answer.status == 200, answer
+        families = text_string_to_metric_families(answer.body.decode())
+        samples = [sample for family in families for sample in family.samples]
+        return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
 
     def end(self) -> dict[str, Any]:
         """Ask it to end as a kubelet does, wait, and return its last words."""
@@ -77,13 +87,15 @@ def forwarder(
         aws_url: of a proxy before AWS.
         environment: more variables.
     """
-    health = f"127.0.0.1:{free_port()}"
+    health, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     variables = {
         **private_environment(**aws.environment()),
         "PYTHONPATH": str(ROOT),
         "KUBECONFIG": str(kubeconfig or api.write_kubeconfig(service_account(api))),
         "LANDFALL_TARGET": target,
         "LANDFALL_HEALTH_ADDRESS": health,
+        "LANDFALL_METRICS_ADDRESS": metrics,
+        "LANDFALL_HEARTBEAT_SECONDS": "0",  # tests count what is sent
         **({"AWS_ENDPOINT_URL": aws_url} if aws_url else {}),
         **environment,
     }
@@ -97,7 +109,7 @@ def forwarder(
             ready=lambda: web.request("GET", url, timeout=5).status == 200,
             env={name: value for name, value in variables.items() if value},
         ) as process:
-            yield Forwarder(process, url)
+            yield Forwarder(process, url, f"http://{metrics}/metrics")
 
 
 def client(aws: AwsServer, service: str) -> Any:
@@ -134,23 +146,29 @@ class Inbox:
 
     Attributes:
         messages: as SQS gave them, in the order of their coming.
+        queue: that is read.
     """
 
     def __init__(self, aws: AwsServer, queue: Queue) -> None:
         self.messages: list[dict[str, Any]] = []
-        self._aws, self._queue = aws, queue
+        self.queue = queue
+        self._aws = aws
 
     def read(self) -> list[dict[str, Any]]:
         """Take what lies in the queue, and return what was told of objects so far."""
-        while found := self._aws.receive(self._queue.url):
+        while found := self._aws.receive(self.queue.url):
             for message in found:
                 self.messages.append(message)
-                self._aws.delete(self._queue.url, message["ReceiptHandle"])
+                self._aws.delete(self.queue.url, message["ReceiptHandle"])
         return [told_in(message["Body"]) for message in self.messages]
+
+    def heartbeats(self) -> int:
+        """Return how many heartbeats have come so far."""
+        return sum(event["type"] == "HEARTBEAT" for event in self.read())
 
     def names(self, kind: str = "Destination") -> list[tuple[str, str]]:
         """Return type and name of what was told of one kind so far."""
-        told = [event for event in self.read() if event["object"]["kind"] == kind]
+        told = [event for event in self.read() if "object" in event and event["object"]["kind"] == kind]
         return [(event["type"], event["object"]["metadata"]["name"]) for event in told]
 
     def wait_for(self, *expected: tuple[str, str], kind: str = "Destination", seconds: float = 30) -> None:
@@ -182,7 +200,7 @@ class Inbox:
                     "messageAttributes": {},
                     "md5OfBody": message["MD5OfBody"],
                     "eventSource": "aws:sqs",
-                    "eventSourceARN": self._queue.arn,
+                    "eventSourceARN": self.queue.arn,
                     "awsRegion": self._aws.region,
                 }
                 for message in self.messages

@@ -12,6 +12,7 @@ import pytest
 
 from shared.deadline import Deadline
 from shared.errors import OutOfTime, StoreUnavailable, WriteRejected
+from shared.observability import flush_measured
 from shared.plan import Written
 from tests.contract.harness import edit, secret_of, soon
 from tests.integration.git_servers import Rule, Spy, small_server, spy_before, wait_for, writer_to
@@ -54,6 +55,33 @@ async def test_a_branch_that_changes_under_a_write_is_fetched_and_written_again(
     assert outcome == Written(repository.head() or "", changed=True)
     assert set(repository.tree()) == AFTER[what]
     repository.git("fsck", "--strict")
+
+
+def conflicts(capsys: pytest.CaptureFixture[str]) -> float:
+    """Return how many lost races were counted since the last call."""
+    flush_measured()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"CommitConflicts"' in line]
+    return float(sum(value for line in lines for value in line["CommitConflicts"]))
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+async def test_a_push_that_lost_a_race_is_counted_and_a_cache_that_was_out_of_date_is_not(
+    git_server: GitServer, warm: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = git_server.create_repository()
+    with spy_before(repository.http_url) as spy:
+        async with writer_to(git_server, spy.url(repository.http_url)) as writer:
+            if warm:
+                await writer.check("", soon())
+                assert await writer.read("README.md", soon())
+                repository.commit_files({"theirs": b"0"})
+            conflicts(capsys)
+            await writer.write([edit({"ours": b"1"})], soon())
+            assert conflicts(capsys) == 0
+            spy.rules = [Rule(POSTED.format(name=repository.name), before=lambda: others(repository, "moved"))]
+            await writer.write([edit({"ours": b"2"})], soon())
+            assert conflicts(capsys) == 1
+    assert len(repository.commits()) == 4 + warm
 
 
 async def test_a_cached_branch_that_was_deleted_or_rewritten_is_noticed_by_a_no_op(git_server: GitServer) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -15,12 +18,15 @@ from shared.errors import KubernetesUnavailable
 from shared.kube import Cluster
 from shared.settings import Settings
 from tests.integration.kubernetes_proxy import Answer, Asked, Forward, KubernetesProxy, kubernetes_proxy
-from tests.integration.platform_team import Platform, named
+from tests.integration.platform_team import API_VERSION, GROUP, Platform, named
 from tests.integration.test_kubernetes_faults import error
 from tests.servers.kubernetes import KubernetesApi
 from tests.servers.s3 import Minio
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PLACEMENT: dict[str, Any] = {"apiVersion": API_VERSION, "kind": "WorkPlacement"}
+READY = {"type": "Ready", "status": "False", "reason": "R", "lastTransitionTime": "2026-01-01T00:00:00Z"}
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -59,6 +65,30 @@ async def test_a_continued_list_that_expired_begins_again_and_misses_nothing(
     assert [obj["metadata"]["name"] for obj in found] == list(named("worker", 5))
     assert len(own_proxy.asked) == 5, "a page, its refused continuation, and three pages anew"
     assert time.monotonic() - began < 10, "nothing is waited for"
+
+
+async def test_a_list_with_columns_has_the_metadata_and_what_kubectl_prints_and_no_document(
+    platform: Platform, api: Cluster, own_proxy: KubernetesProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.kube.cluster.PAGE", 2)
+    began = datetime.now(UTC).replace(microsecond=0)
+    path, document = f"{GROUP}/namespaces/default/workplacements", "a document " * 10_000
+    for name in ("a", "b", "c"):
+        spec = {"targetDestinationName": f"to-{name}", "workloads": [{"filepath": "f", "content": document}]}
+        platform.api.call("POST", path, {**PLACEMENT, "metadata": {"name": name, "labels": {"x": name}}, "spec": spec})
+    status = {"status": {"conditions": [{**READY, "message": "Failing"}]}}
+    platform.api.call("PATCH", f"{path}/b/status", status, content_type="application/merge-patch+json")
+    found = await api.list_all("WorkPlacement", Deadline.after(20), columns=True)
+    assert [(obj["kind"], obj["metadata"]["name"], obj["metadata"]["labels"]) for obj in found] == [
+        ("WorkPlacement", name, {"x": name}) for name in ("a", "b", "c")
+    ]
+    assert [obj["cells"]["status"] for obj in found] == [None, "Failing", None]
+    assert [obj["cells"]["destination"] for obj in found] == ["to-a", "to-b", "to-c"]
+    assert [bool(obj["status_changed"]) for obj in found] == [False, True, False]
+    assert datetime.fromisoformat(found[1]["status_changed"]) >= began
+    assert "managedFields" not in json.dumps(found)
+    assert "a document" not in json.dumps(found)
+    assert len(own_proxy.asked) == 2
 
 
 async def test_a_list_that_expires_for_ever_ends(api: Cluster, own_proxy: KubernetesProxy) -> None:

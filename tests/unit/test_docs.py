@@ -215,7 +215,10 @@ def test_every_setting_has_a_row_with_its_default(name: str) -> None:
 
 
 def test_no_page_tells_of_a_setting_that_is_none() -> None:
-    forwarders = {"LANDFALL_TARGET", "LANDFALL_WATCH_SECRETS", "LANDFALL_HEALTH_ADDRESS"}
+    forwarders = {
+        *("LANDFALL_TARGET", "LANDFALL_WATCH_SECRETS", "LANDFALL_HEALTH_ADDRESS"),
+        *("LANDFALL_METRICS_ADDRESS", "LANDFALL_HEARTBEAT_SECONDS"),
+    }
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | forwarders
     for page in LINKED:
         assert set(re.findall(r"LANDFALL_[A-Z_]+[A-Z]", text(page))) <= known | {"LANDFALL_CACHE"}, page

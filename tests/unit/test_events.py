@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from infra.forwarder.changes import HEARTBEAT
 from shared.errors import UnknownEvent
 from shared.events import MAX_BYTES, MAX_DEPTH, decode
 
@@ -59,6 +60,33 @@ def test_an_envelope_leads_to_the_destination_in_it(name: str, why: str) -> None
 def test_a_reference_mode_event_knows_no_uid_and_claims_none() -> None:
     (change,) = decode(event("knative-reference.in-sqs"))
     assert (change.reference.uid, change.reference.generation) == ("", 0)
+
+
+BEAT = {"cluster": "edge", "type": "HEARTBEAT"}
+BEATS = [
+    pytest.param(BEAT, id="alone"),
+    pytest.param({"Records": [{"messageId": "1", "body": json.dumps(BEAT)}]}, id="a queue"),
+    pytest.param(
+        {"detail-type": "Kubernetes object changed", "source": "landfall.forwarder", "detail": BEAT}, id="a bus"
+    ),
+    pytest.param({"Type": "Notification", "Message": json.dumps(BEAT)}, id="a topic"),
+]
+
+
+@pytest.mark.parametrize("payload", BEATS)
+def test_a_heartbeat_is_about_its_cluster_and_no_object(payload: dict[str, Any]) -> None:
+    (change,) = decode(payload)
+    assert (change.heartbeat, change.reference.cluster) == (True, "edge")
+
+
+def test_what_is_about_an_object_is_no_heartbeat() -> None:
+    (change,) = decode({"type": "ADDED", "object": DESTINATION})
+    assert not change.heartbeat
+
+
+def test_what_the_forwarder_sends_is_read_as_a_heartbeat() -> None:
+    (change,) = decode(HEARTBEAT.text("edge"))
+    assert change.heartbeat
 
 
 def test_uid_and_generation_come_from_the_object() -> None:

@@ -310,6 +310,9 @@ WRONG = [
     pytest.param({"LANDFALL_TARGET": "https://sqs.example/123456789012/q"}, "AWS_REGION is not set", id="no region"),
     pytest.param({"LANDFALL_TARGET": QUEUE, "LANDFALL_CLUSTER": "a b"}, "LANDFALL_CLUSTER is 'a b'", id="a cluster"),
     pytest.param({"LANDFALL_TARGET": QUEUE, "LANDFALL_WATCH_SECRETS": "no"}, "write true or false", id="no boolean"),
+    pytest.param({"LANDFALL_TARGET": QUEUE, "LANDFALL_HEARTBEAT_SECONDS": "61"}, "up to 60, or 0", id="too seldom"),
+    pytest.param({"LANDFALL_TARGET": QUEUE, "LANDFALL_HEARTBEAT_SECONDS": "-1"}, "up to 60, or 0", id="no number"),
+    pytest.param({"LANDFALL_TARGET": QUEUE, "LANDFALL_METRICS_ADDRESS": "9090"}, "write host:port", id="a port alone"),
 ]
 
 

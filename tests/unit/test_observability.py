@@ -18,12 +18,12 @@ root = logging.StreamHandler(sys.stdout)
 root.setFormatter(logging.Formatter('{"message": "%(message)s"}'))
 logging.getLogger().addHandler(root)
 logging.getLogger().setLevel(os.environ.get("AWS_LAMBDA_LOG_LEVEL", "INFO"))
-from shared.observability import count_in_cluster, logger, metrics
+from shared.observability import count_in_cluster, flush_measured, logger
 for level in ("debug", "info", "warning", "error"):
     getattr(logger, level)(level)
     getattr(logging.getLogger("a.library"), level)("library " + level)
 count_in_cluster("production", {"Destinations": 3})
-metrics.flush_metrics()
+flush_measured()
 """
 
 

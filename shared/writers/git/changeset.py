@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from dulwich.objects import ObjectID, ShaFile
 
 from shared.errors import AccessDenied, LandfallError, OutOfTime, StateStoreError, StoreUnavailable, WriteRejected
+from shared.observability import measure
 from shared.plan import Edit, Existing, Outcome, Plan, Written, compute
 from shared.resources import GitAuthor
 from shared.writers.git import answers, commit
@@ -219,7 +220,7 @@ class Changeset:
         unsettled = False
         for tries in itertools.count(1):
             try:
-                self._open().push(push.base.tip, push.new, push.objects)
+                self._send(push)
             except OutcomeUnknown as lost:
                 # The same commit is sent again if it did not arrive: should both arrive, they are one.
                 self._changed |= {edit for edit, touched in push.plan.touched.items() if touched}
@@ -239,11 +240,20 @@ class Changeset:
             if tries >= PUSH_TRIES or not self._session.pause(tries):
                 raise error
 
+    def _send(self, push: _Push) -> None:
+        try:
+            self._open().push(push.base.tip, push.new, push.objects)
+        except Moved:
+            if self._verified:  # a cache that was out of date is no race
+                measure("CommitConflicts", 1)
+            raise
+
     def _judged(self, refused: Refused, *, moved: bool, now: ObjectID | None) -> StoreUnavailable:
         """Return the error of a rejection that another try may get past; raise any other."""
         if answers.is_rule(refused.status) or "cannot create" in refused.remote:
             raise self._rejected(refused)
         if moved:
+            measure("CommitConflicts", 1)
             raise Moved(now)
         if refused.unpacking:
             if answers.is_full(f"{refused.status} {refused.remote}"):
