@@ -1,6 +1,6 @@
 """The objects of one Kubernetes API, as plain dictionaries: the generated models would cost time and memory."""
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, Self
@@ -14,6 +14,7 @@ from shared.kube.answers import STATUS, Gone, Kind, NotFound, NotKubernetes, Obj
 from shared.kube.connection import Connection, ResponseTooLarge, together
 from shared.kube.discovery import serves
 from shared.kube.event_objects import event_object
+from shared.kube.forms import METADATA_LIST, PARTIAL_LIST, Form
 from shared.kube.paging import PageSize
 from shared.resources import GROUP, VERSION
 from shared.settings import Settings
@@ -32,11 +33,7 @@ PLURALS: Final[Mapping[str, tuple[str, str]]] = {
 
 _LIST_RESTARTS: Final = 3
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-_METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PARTIAL: Final[Kind] = ("meta.k8s.io/v1", "PartialObjectMetadata")
-_PARTIAL_LIST: Final[Kind] = ("meta.k8s.io/v1", "PartialObjectMetadataList")
-_TABLE: Final = "application/json;as=Table;g=meta.k8s.io;v=v1"
-_TABLE_LIST: Final[Kind] = ("meta.k8s.io/v1", "Table")
 
 Key = tuple[str, str]  # namespace ("" for cluster-scoped) and name
 
@@ -110,22 +107,18 @@ class Cluster:
         prefix, plural = PLURALS[kind]
         path = f"{prefix}{_scope(namespace)}/{plural}"
         api_version, name = _kind(kind)
-        metadata_only = metadata_only or columns
-        kinds = (
-            [_TABLE_LIST] if columns else [(api_version, f"{name}List"), *([_PARTIAL_LIST] if metadata_only else [])]
-        )
-        accept = _TABLE if columns else _METADATA_LIST if metadata_only else "application/json"
+        form = Form.of((api_version, f"{name}List"), metadata_only=metadata_only, columns=columns)
         given = labels or {}
         selector = given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in sorted(given.items()))
         query: dict[str, str] = {"labelSelector": selector} if selector else {}
-        size = PageSize.first(kind, metadata_only=metadata_only)
+        size = PageSize.first(kind, metadata_only=metadata_only or columns)
         seen: set[str] = set()
         restarts = 0
         while True:
             query["limit"] = str(size.limit)
             try:
                 page = await self._call(
-                    kind, "GET", path, deadline, kinds=kinds, query=query, accept=accept, measure=size.measure
+                    kind, "GET", path, deadline, kinds=form.kinds, query=query, accept=form.accept, measure=size.measure
                 )
             except ResponseTooLarge:
                 if size.limit == 1:
@@ -140,7 +133,7 @@ class Cluster:
                 continue
             if page is None:
                 return
-            items = list(_rows(page)) if columns else page.get("items") or []
+            items = form.items(page)
             size.learn(len(items))
             fresh = [item for item in items if not restarts or uid_of(item) not in seen]
             seen.update(uid_of(item) for item in fresh)
@@ -183,9 +176,9 @@ class Cluster:
         """
         prefix, plural = PLURALS[kind]
         api_version, name = _kind(kind)
-        kinds = ((api_version, f"{name}List"), _PARTIAL_LIST)
+        kinds = ((api_version, f"{name}List"), PARTIAL_LIST)
         page = await self._call(
-            kind, "GET", f"{prefix}/{plural}", deadline, kinds=kinds, query={"limit": "1"}, accept=_METADATA_LIST
+            kind, "GET", f"{prefix}/{plural}", deadline, kinds=kinds, query={"limit": "1"}, accept=METADATA_LIST
         )
         return bool(page and page.get("items"))
 
@@ -346,16 +339,6 @@ def uid_of(obj: Mapping[str, Any] | None) -> str:
 def _kind(kind: str) -> Kind:
     """Return a kind's apiVersion and name."""
     return PLURALS[kind][0].removeprefix("/apis/").removeprefix("/api/"), kind
-
-
-def _rows(table: Object) -> Iterator[Object]:
-    """Yield the objects of a `Table`, with their cells and the time of their status instead of their managed fields."""
-    names = [column["name"].lower() for column in table.get("columnDefinitions") or ()]
-    for row in table.get("rows") or ():
-        fields = row["object"]["metadata"].pop("managedFields", None) or ()
-        changed = [field.get("time") or "" for field in fields if field.get("subresource") == "status"]
-        cells = dict(zip(names, row["cells"], strict=True))
-        yield {**row["object"], "cells": cells, "status_changed": max(changed, default="")}
 
 
 def _path(kind: str, namespace: str, name: str) -> str:

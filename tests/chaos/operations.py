@@ -21,7 +21,7 @@ PATHS = (
     *("worker-1/inner", "worker-1/inner/deep", "worker-1/dependencies", "worker-10/resources", "worker-2/x"),
     *("worker-1", "worker-10", "team-a/one", "team-a", "team-a/two"),
     "/",
-    ".git/hooks",
+    "a" * 256,  # no file system has such a name; the CRD lets it pass
 )
 
 

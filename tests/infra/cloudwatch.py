@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.infra.intrinsics import resolved
+from tests.infra.resolved import Resolver
 
 OK, ALARM, INSUFFICIENT_DATA = "OK", "ALARM", "INSUFFICIENT_DATA"
 # How many periods more than asked for CloudWatch looks back for data points; the guide's examples show two.
@@ -113,9 +113,9 @@ class Alarm:
         object.__setattr__(self, "period", period)
 
     @classmethod
-    def of(cls, template: Mapping[str, Any], id_: str, given: Mapping[str, str]) -> "Alarm":
-        """Return an alarm as it is with these parameters."""
-        alarm = resolved(template["Resources"][id_]["Properties"], template, given)
+    def of(cls, template: Mapping[str, Any], id_: str, stack: str, given: Mapping[str, str]) -> "Alarm":
+        """Return an alarm as it is in a stack with these parameters."""
+        alarm = Resolver(template, stack, given).value(template["Resources"][id_]["Properties"])
         if "Metrics" in alarm:
             queries = [query for query in alarm["Metrics"] if "MetricStat" in query]
             series = {query["Id"]: _series(query["MetricStat"]["Metric"], query["MetricStat"]) for query in queries}

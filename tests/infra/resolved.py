@@ -98,7 +98,7 @@ class Resolver:
             case {"Fn::And": inner}:
                 return all(self.true(each) for each in inner)
             case {"Fn::Equals": [one, other]}:
-                return str(self.value(one)) == str(self.value(other))  # CloudFormation compares what is written
+                return bool(_words(self.value(one)) == _words(self.value(other)))
             case {"Fn::EachMemberEquals": [members, other]}:
                 return all(member == self.value(other) for member in self.value(members))
             case _:
@@ -168,3 +168,8 @@ class Resolver:
             return str(self._attribute(name, attribute) if attribute else self._ref(name))
 
         return re.sub(r"\$\{([A-Za-z:.0-9]+)\}", found, text)
+
+
+def _words(value: Any) -> Any:
+    """Return a value as conditions compare it: a number as the text that a parameter has."""
+    return value if isinstance(value, list) else str(value)

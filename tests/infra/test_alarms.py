@@ -13,7 +13,7 @@ from shared.observability import count_by_function, count_in_cluster, flush_meas
 from shared.reconcile.changes import _count_heartbeat
 from shared.settings import Settings
 from tests.infra.cloudwatch import ALARM, INSUFFICIENT_DATA, OK, Alarm, Value, values
-from tests.infra.intrinsics import defaults, holds
+from tests.infra.resolved import Resolver
 
 TEMPLATE: dict[str, Any] = yaml.load(Path("template.yaml").read_text(), _Loader)
 STACK = "production-landfall"
@@ -45,7 +45,7 @@ def at(measured: list[Value], capsys: pytest.CaptureFixture[str]) -> Measure:
 
 
 def alarm(id_: str, **given: str) -> Alarm:
-    return Alarm.of(TEMPLATE, id_, defaults(TEMPLATE, STACK, **given))
+    return Alarm.of(TEMPLATE, id_, STACK, given)
 
 
 def states(of: Alarm, measured: Sequence[Value], end: float) -> dict[float, str]:
@@ -170,8 +170,8 @@ def test_a_forwarder_that_was_never_heard_alarms(measured: list[Value]) -> None:
 def test_where_no_forwarder_sends_heartbeats_there_is_no_alarm_about_it() -> None:
     condition = {"Condition": TEMPLATE["Resources"]["ForwarderSilentAlarm"]["Condition"]}
     for count, there in (("0", False), ("1", True), ("12", True)):
-        given = defaults(TEMPLATE, STACK, ForwarderCount=count)
-        assert holds(condition, TEMPLATE["Conditions"], given) is there
+        resolver = Resolver(TEMPLATE, STACK, {"ForwarderCount": count})
+        assert resolver.true(condition) is there
 
 
 RATES = {
@@ -218,5 +218,5 @@ def test_a_missing_resyncs_alarm_looks_no_further_back_than_cloudwatch_does(sche
 def test_there_is_no_alarm_for_a_schedule_of_which_nobody_knows_the_next_moment() -> None:
     condition = {"Condition": TEMPLATE["Resources"]["ResyncMissingAlarm"]["Condition"]}
     for schedule, there in {**dict.fromkeys(RATES, True), "cron(0/10 * * * ? *)": False}.items():
-        given = defaults(TEMPLATE, STACK, ResyncSchedule=schedule)
-        assert holds(condition, TEMPLATE["Conditions"], given) is there
+        resolver = Resolver(TEMPLATE, STACK, {"ResyncSchedule": schedule})
+        assert resolver.true(condition) is there

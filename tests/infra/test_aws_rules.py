@@ -98,7 +98,7 @@ def test_invocations_are_traced_by_default_only_where_their_caller_is(transforme
 def windows(alarm: dict[str, Any]) -> list[tuple[int, int]]:
     """Return the periods of an alarm, and how many of each it looks at."""
     periods = [alarm["Period"]] if "Period" in alarm else list(found(alarm["Metrics"], {"Period"}))
-    return [(period, int(alarm["EvaluationPeriods"])) for period in periods]
+    return [(int(period), int(alarm["EvaluationPeriods"])) for period in periods]
 
 
 def test_alarms_look_at_no_more_than_cloudwatch_lets_them(transformed: dict[str, Any]) -> None:
@@ -126,7 +126,7 @@ def test_an_alarm_of_a_scheduled_function_can_fire_however_slow_the_schedule_is(
     ]
     assert alarms
     for alarm in alarms:
-        assert int(alarm.get("DatapointsToAlarm", alarm["EvaluationPeriods"])) == 1
+        assert alarm.get("DatapointsToAlarm", alarm["EvaluationPeriods"]) == 1
         assert alarm["TreatMissingData"] == "ignore"  # until the next invocation has succeeded
 
 

@@ -249,8 +249,8 @@ def test_every_queue_and_every_function_has_its_alarms() -> None:
     }
     unready = ("DestinationsNotReady", "StateStoresNotReady", "WorkPlacementsFailing")
     expected = {(metric, str({"Ref": "AWS::StackName"})) for metric in unready}
-    expected.add(("ApproximateNumberOfMessagesVisible", str({"Fn::GetAtt": ["UndeliveredQueue", "QueueName"]})))
     expected.add(("Ticks", str({"Fn::Sub": "${AWS::StackName}-resync"})))
+    expected.add(("ApproximateNumberOfMessagesVisible", str({"Fn::GetAtt": ["UndeliveredQueue", "QueueName"]})))
     for _, queue in SOURCES:
         dead = QUEUES[queue]["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]
         expected.add(("ApproximateAgeOfOldestMessage", str({"Fn::GetAtt": [queue, "QueueName"]})))

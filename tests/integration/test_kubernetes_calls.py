@@ -70,7 +70,7 @@ async def test_a_continued_list_that_expired_begins_again_and_misses_nothing(
 async def test_a_list_with_columns_has_the_metadata_and_what_kubectl_prints_and_no_document(
     platform: Platform, api: Cluster, own_proxy: KubernetesProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.kube.cluster.PAGE", 2)
+    monkeypatch.setattr("shared.kube.paging.PAGE", 2)
     began = datetime.now(UTC).replace(microsecond=0)
     path, document = f"{GROUP}/namespaces/default/workplacements", "a document " * 10_000
     for name in ("a", "b", "c"):

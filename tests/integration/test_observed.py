@@ -13,7 +13,6 @@ import yaml
 from infra.local.runtime import LocalRuntime
 from infra.local.template import _Loader
 from tests.infra.cloudwatch import ALARM, OK, Alarm, Value, values
-from tests.infra.intrinsics import defaults
 from tests.integration.flow import running
 from tests.integration.platform_team import Platform
 from tests.integration.test_documents import group
@@ -64,7 +63,7 @@ def of(measured: list[Value], metric: str, **dimensions: str) -> list[float]:
 
 
 def state(id_: str, measured: list[Value], before: str = OK) -> str:
-    alarm = Alarm.of(TEMPLATE, id_, defaults(TEMPLATE, STACK))
+    alarm = Alarm.of(TEMPLATE, id_, STACK, {})
     moments = [value.seconds for value in measured]
     return list(alarm.states(measured, min(moments), max(moments) + alarm.period, before).values())[-1]
 
