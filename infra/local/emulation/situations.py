@@ -155,7 +155,6 @@ SITUATIONS: Final = (
         prepare=_deleted,
         look=_files,
         becomes=[
-            "cleanup queue: BucketStateStore/default destinations/dev",
             "status queue: Destination/worker-1 without kratix.io/destination-cleanup",
         ],
     ),
