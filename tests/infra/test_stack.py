@@ -234,7 +234,7 @@ async def test_moto_refuses_what_a_role_does_not_allow(at_work: Played) -> None:
     stack, status_report = at_work.stack, at_work.identities["status-report"]
     with pytest.raises(ClientError, match="not authorized to perform: sqs:SendMessage"):
         stack.client("sqs", status_report).send_message(
-            QueueUrl=at_work.functions["write-canary"].function.environment["LANDFALL_CANARY_QUEUE_URL"],
+            QueueUrl=at_work.functions["on-destination-change"].function.environment["LANDFALL_OWN_QUEUE_URL"],
             MessageBody="{}",
         )
 
