@@ -1,0 +1,230 @@
+"""The Kubernetes API that the functions' client talks to: the embedded API's rules, without HTTP.
+
+It stands where `kubernetes_asyncio`'s `ApiClient` stands, so that our own retries and translation of errors run. What the embedded
+API lacks is here: pages, Leases, the `Date` of answers, garbage collection, and the server's check of a Lease's times.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from http import HTTPStatus
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+from urllib.parse import unquote
+
+from infra.local.embedded.kubernetes import tables
+from infra.local.embedded.kubernetes.patches import merge_patch
+from infra.local.embedded.kubernetes.schema import BUILT_IN, Kind, read_crds, read_kinds
+from infra.local.embedded.kubernetes.store import ApiError, Store
+from shared.kube.library import ApiException
+from tests.interleavings.machine import Access, Machine
+
+Object = dict[str, Any]
+OnChange = Callable[[Kind, str, Object], None]
+
+_CRDS: Final = Path(__file__).parents[2] / "infra" / "kubernetes" / "crds"
+_LEASE: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases", namespaced=True)
+_KINDS: Final = {
+    (kind.group, kind.version, kind.plural): kind for kind in (_LEASE, *BUILT_IN, *read_kinds(read_crds(_CRDS)))
+}
+BY_NAME: Final[Mapping[str, Kind]] = {kind.kind: kind for kind in _KINDS.values()}
+# Of metav1.MicroTime: the API server takes exactly six digits (apimachinery, pkg/apis/meta/v1/micro_time.go).
+_MICRO_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
+_EXPIRED: Final = "The provided continue parameter is too old"
+
+
+class Objects(Store):
+    """The embedded API's store, which tells of each change at once instead of keeping a history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_change: OnChange = lambda *_: None
+
+    def fork(self) -> "Objects":
+        """Return a store that begins with the same objects."""
+        other = Objects()
+        other._revision = self._revision
+        other._objects = {kind: dict(objects) for kind, objects in self._objects.items()}
+        return other
+
+    def all(self, kind: str) -> list[Object]:
+        """Return all objects of a kind."""
+        return self.list(BY_NAME[kind], "")
+
+    def find(self, kind: str, namespace: str, name: str) -> Object | None:
+        """Return an object, or None."""
+        return self._of(BY_NAME[kind]).get((namespace, name))
+
+    def _tell(self, kind: Kind, type_: str, obj: Object) -> None:
+        self._revision += 1
+        obj["metadata"]["resourceVersion"] = str(self._revision)
+        self.on_change(kind, type_, obj)
+
+
+class ApiClient:
+    """What a function's connection has instead of the library's client.
+
+    Attributes:
+        configuration: as messages name it.
+    """
+
+    def __init__(self, machine: Machine, store: Objects) -> None:
+        self.configuration = SimpleNamespace(host="https://kubernetes.example.com", proxy=None)
+        self.last_response: Any = None
+        self._machine = machine
+        self._store = store
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def call_api(
+        self,
+        path: str,
+        method: str,
+        *_: Any,
+        query_params: Any = None,
+        header_params: Mapping[str, str] | None = None,
+        body: Any = None,
+        _return_http_data_only: bool = False,
+        _request_timeout: Any = None,
+        **__: Any,
+    ) -> Any:
+        """Make a call, as the library does: its answer's body alone, or with status and headers."""
+        request = _Request(method, path, dict(query_params or ()), dict(header_params or {}), body)
+        machine, store = self._machine, self._store
+
+        def apply() -> tuple[int, dict[str, str], Object]:
+            # A body is what was sent, whatever the caller does with its object afterwards.
+            date = format_datetime(datetime.fromtimestamp(int(machine.now), UTC), usegmt=True)
+            try:
+                status, answer = request.carry_out(store)
+            except ApiError as error:
+                raise _refusal(error, date) from None
+            return status, {"Date": date, "Content-Type": "application/json"}, answer
+
+        call = machine.call(request.name, request.access, apply, _ERRORS)
+        seconds = _request_timeout[-1] if isinstance(_request_timeout, tuple) else _request_timeout
+        status, headers, answer = await _within(machine, seconds, call)
+        self.last_response = SimpleNamespace(status=status, headers=headers)
+        return answer if _return_http_data_only else (answer, status, headers)
+
+
+async def _within(machine: Machine, seconds: float | None, call: Any) -> Any:
+    import asyncio
+
+    async with asyncio.timeout(seconds):
+        return await call
+
+
+class _Request:
+    """One call, and what it reads or writes."""
+
+    def __init__(
+        self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: Object | None
+    ) -> None:
+        self._method, self._query, self._headers = method, query, headers
+        self._body = json.dumps(body) if body is not None else ""
+        parts = [unquote(part) for part in path.split("/") if part]
+        group, version, rest = ("", parts[1], parts[2:]) if parts[0] == "api" else (parts[1], parts[2], parts[3:])
+        self._namespace = ""
+        if len(rest) > 2 and rest[0] == "namespaces":
+            self._namespace, rest = rest[1], rest[2:]
+        self._kind = _KINDS[group, version, rest[0]]
+        self._name = rest[1] if len(rest) > 1 else ""
+        self._subresource = rest[2] if len(rest) > 2 else ""
+        name = self._name
+        if method == "POST":
+            name = str((body or {})["metadata"].get("name", ""))
+        self.access = Access(
+            f"k8s:{self._kind.kind}:{self._namespace + '/' if self._namespace else ''}{name or '*'}",
+            writes=method != "GET",
+            commutes=self._kind.kind == "Event",
+        )
+        what = {"GET": "get" if name else "list", "POST": "create"}.get(method, method.lower())
+        self.name = f"{what}{self._subresource and ' status of'} {self._kind.kind} {self._namespace}/{name}"
+
+    def carry_out(self, store: Objects) -> tuple[int, Object]:
+        kind, namespace, name = self._kind, self._namespace, self._name
+        body = json.loads(self._body) if self._body else {}
+        accept = self._headers.get("Accept", "")
+        if self._method == "GET" and not name:
+            return HTTPStatus.OK, self._list(store, accept)
+        if self._method == "GET":
+            obj = store.get(kind, namespace, name)
+            return HTTPStatus.OK, tables.metadata_only(obj) if "as=PartialObjectMetadata" in accept else obj
+        if self._method == "POST":
+            _check(kind, body)
+            return HTTPStatus.CREATED, store.create(kind, namespace, body)
+        if self._method == "PATCH":
+            new = merge_patch(store.get(kind, namespace, name), body)
+            version = (body.get("metadata") or {}).get("resourceVersion", "")
+            new["metadata"] = {**new["metadata"], "resourceVersion": version}
+            _check(kind, new)
+            return HTTPStatus.OK, store.update(kind, namespace, new, status=bool(self._subresource))
+        if self._method == "PUT":
+            _check(kind, body)
+            return HTTPStatus.OK, store.update(kind, namespace, body, status=bool(self._subresource))
+        obj, gone = store.delete(kind, namespace, name, body.get("preconditions") or {})
+        return HTTPStatus.OK, {"kind": "Status", "apiVersion": "v1", "status": "Success"} if gone else obj
+
+    def _list(self, store: Objects, accept: str) -> Object:
+        kind = self._kind
+        selector = self._query.get("labelSelector", "")
+        fields = self._query.get("fieldSelector", "")
+        token = json.loads(self._query.get("continue") or "null")
+        found = [obj for obj in store.list(kind, self._namespace) if tables.matches(obj, selector, fields)]
+        # A page shows the objects as they are now; the real one shows them as they were at the first page. Nothing
+        # here has a second page: lists are far below the client's limit.
+        limit = int(self._query.get("limit") or 0)
+        if token is not None or (limit and len(found) > limit):
+            raise ApiError(HTTPStatus.GONE, "Expired", _EXPIRED)
+        if "as=PartialObjectMetadataList" in accept:
+            return tables.metadata_list(found, store.revision)
+        listed = {"apiVersion": kind.api_version, "kind": f"{kind.kind}List"}
+        return {**listed, "metadata": {"resourceVersion": str(store.revision)}, "items": found}
+
+
+def _check(kind: Kind, obj: Object) -> None:
+    """Refuse a Lease that the API server refuses."""
+    if kind is not _LEASE:
+        return
+    spec = obj.get("spec") or {}
+    for name in ("acquireTime", "renewTime"):
+        value = spec.get(name)
+        if value is not None and not _MICRO_TIME.fullmatch(str(value)):
+            words = f'Lease in version "v1" cannot be handled as a Lease: parsing time "{value}" as "2006-01-02T15:04:05.000000Z07:00"'
+            raise ApiError(HTTPStatus.BAD_REQUEST, "BadRequest", words)
+    seconds = spec.get("leaseDurationSeconds")
+    if seconds is not None and (not isinstance(seconds, int) or seconds <= 0):
+        words = "spec.leaseDurationSeconds: Invalid value: must be greater than 0"
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", words)
+
+
+def _refusal(error: ApiError, date: str) -> ApiException:
+    refusal = ApiException(status=int(error.code), reason=error.reason)
+    refusal.headers = {"Date": date}
+    refusal.body = json.dumps(
+        {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": "Failure",
+            "message": str(error),
+            "reason": error.reason,
+            "code": int(error.code),
+        }
+    )
+    return refusal
+
+
+def _lost() -> BaseException:
+    return ConnectionResetError("the connection was cut")
+
+
+def _overload() -> BaseException:
+    return _refusal(ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", "etcdserver: request timed out"), "")
+
+
+_ERRORS: Final = (_lost, _overload)
