@@ -1,11 +1,10 @@
-"""All schedules of a scenario within a bound: found by running it, and by trying only orders that can make a difference."""
+"""All schedules of a scenario within a bound: of the orders of its calls, only those that can make a difference."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from tests.interleavings.machine import Access
 from tests.interleavings.running import Happened, NeverRests, Plan
 from tests.interleavings.scenarios import Ran, Scenario, run
 
@@ -58,9 +57,9 @@ def explore(scenario: Scenario, bound: str) -> Iterator[Outcome]:
     """Run a scenario's schedules, each once, and yield what came of them; the first is the one without a deviation.
 
     Args:
-        bound: `single`: one preemption, and messages that waited for it in one batch with later ones. `faults`: also one duplicate, or one
-            kill at any point, or a kill right after what follows a preemption. `double`: also two preemptions, and after one of
-            them a kill at each point or a duplicate.
+        bound: `single`: one preemption, and messages that waited for it in one batch with later ones. `faults`: also
+            one duplicate, or one kill at any point, or a kill right after what follows a preemption. `double`: also two
+            preemptions, and after one of them a kill at each point or a duplicate.
     """
     serial = attempt(Schedule(scenario), resync=True)
     yield serial
@@ -98,9 +97,8 @@ def _switches(trace: Sequence[Happened], chain: int, since: int) -> Iterator[str
         if at <= since or event.chain != chain:
             continue
         others = [other.access for other in trace[at + 1 :] if other.chain != chain and other.access is not None]
-        if event.access is not None and any(event.access.conflicts(other) for other in others):
-            yield f"s{at}"
-        elif event.delivers and others:
+        conflicts = event.access is not None and any(event.access.conflicts(other) for other in others)
+        if conflicts or (event.delivers and others):
             yield f"s{at}"
 
 

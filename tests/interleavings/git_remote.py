@@ -1,6 +1,7 @@
 """A Git server in memory: fetches, and pushes that move a branch only from where they saw it.
 
-It stands where dulwich's client stands (`Endpoint.client`), so that our own planning, packing, pushing, settling and trying again run.
+It stands where dulwich's client stands (`Endpoint.client`), so that our own planning, packing, pushing, settling and
+trying again run.
 """
 
 import io
@@ -47,7 +48,7 @@ class Remote:
     def with_files(cls, machine: Machine, name: str, files: Mapping[str, bytes]) -> "Remote":
         """Return a repository with one commit."""
         remote = cls(machine, name, ObjectID(b""), {})
-        remote.commit({path: content for path, content in files.items()}, ())
+        remote.commit(files, ())
         return remote
 
     def fork(self, machine: Machine) -> "Remote":
@@ -104,7 +105,7 @@ class Remote:
     def packed(objects: list[ShaFile]) -> bytes:
         """Return a pack."""
         content = io.BytesIO()
-        write_pack_objects(content.write, objects, SHA1, deltify=False, compression_level=0)
+        write_pack_objects(content, objects, SHA1, deltify=False, compression_level=0)
         return content.getvalue()
 
     def _commit(self, sha: ObjectID) -> Commit:
@@ -205,7 +206,7 @@ class GitClient:
         if not wanted:
             return SendPackResult(dict(refs), ref_status={})
         (new,) = wanted.values()
-        _, unpacked = generate_pack_data(set(), set(wanted.values()), ofs_delta=True)
+        unpacked = generate_pack_data(set(), set(wanted.values()), ofs_delta=True)[1]
         objects = [_TYPES[each.pack_type_num].from_string(b"".join(each.decomp_chunks)) for each in unpacked]
         before = refs.get(_REF)
 
@@ -228,13 +229,19 @@ class GitClient:
                 raise AccessDenied("git.example.com does not allow this")
             return {Ref(b"HEAD"): server.tip, _REF: server.tip}
 
-        return self._call(what, look, writes=False)
+        found: dict[Ref, ObjectID] = self._call(what, look, writes=False)
+        return found
 
     def _call(self, what: str, apply: Callable[[], Any], *, writes: bool) -> Any:
         access = Access(f"git:{self._server.name}", writes=writes)
         timeout = self._session.timeout()
         return self._server.machine.call_in_thread(
-            what, access, apply, _ERRORS, timeout, lambda: ConnectionLost("git.example.com did not answer in time")
+            what,
+            access,
+            apply,
+            _ERRORS,
+            timeout=timeout,
+            late=lambda: ConnectionLost("git.example.com did not answer in time"),
         )
 
 

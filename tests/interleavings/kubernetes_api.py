@@ -1,9 +1,10 @@
 """The Kubernetes API that the functions' client talks to: the embedded API's rules, without HTTP.
 
-It stands where `kubernetes_asyncio`'s `ApiClient` stands, so that our own retries and translation of errors run. What the embedded
-API lacks is here: pages, Leases, the `Date` of answers, garbage collection, and the server's check of a Lease's times.
+It stands where `kubernetes_asyncio`'s `ApiClient` stands, so that our own retries and translation of errors run. What
+the embedded API lacks is here: Leases with the server's check of their times, and the `Date` of answers.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -105,18 +106,11 @@ class ApiClient:
                 raise _refusal(error, date) from None
             return status, {"Date": date, "Content-Type": "application/json"}, answer
 
-        call = machine.call(request.name, request.access, apply, _ERRORS)
         seconds = _request_timeout[-1] if isinstance(_request_timeout, tuple) else _request_timeout
-        status, headers, answer = await _within(machine, seconds, call)
+        async with asyncio.timeout(seconds):
+            status, headers, answer = await machine.call(request.name, request.access, apply, _ERRORS)
         self.last_response = SimpleNamespace(status=status, headers=headers)
         return answer if _return_http_data_only else (answer, status, headers)
-
-
-async def _within(machine: Machine, seconds: float | None, call: Any) -> Any:
-    import asyncio
-
-    async with asyncio.timeout(seconds):
-        return await call
 
 
 class _Request:
@@ -195,7 +189,7 @@ def _check(kind: Kind, obj: Object) -> None:
     for name in ("acquireTime", "renewTime"):
         value = spec.get(name)
         if value is not None and not _MICRO_TIME.fullmatch(str(value)):
-            words = f'Lease in version "v1" cannot be handled as a Lease: parsing time "{value}" as "2006-01-02T15:04:05.000000Z07:00"'
+            words = f'Lease in version "v1" cannot be handled as a Lease: parsing time "{value}"'
             raise ApiError(HTTPStatus.BAD_REQUEST, "BadRequest", words)
     seconds = spec.get("leaseDurationSeconds")
     if seconds is not None and (not isinstance(seconds, int) or seconds <= 0):
@@ -204,7 +198,7 @@ def _check(kind: Kind, obj: Object) -> None:
 
 
 def _refusal(error: ApiError, date: str) -> ApiException:
-    refusal = ApiException(status=int(error.code), reason=error.reason)
+    refusal: Any = ApiException(status=int(error.code), reason=error.reason)
     refusal.headers = {"Date": date}
     refusal.body = json.dumps(
         {
@@ -216,7 +210,7 @@ def _refusal(error: ApiError, date: str) -> ApiException:
             "code": int(error.code),
         }
     )
-    return refusal
+    return refusal  # type: ignore[no-any-return]
 
 
 def _lost() -> BaseException:

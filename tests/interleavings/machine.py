@@ -1,6 +1,7 @@
 """The scheduler: virtual time, an event loop that runs what is ready, and the calls that wait to be carried out."""
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 import threading
@@ -135,10 +136,8 @@ class _Thread:
     def _loop(self) -> None:
         while True:
             self._go.acquire()
-            try:
+            with contextlib.suppress(ThreadKilled):
                 self._work()
-            except ThreadKilled:
-                pass
             self.idle = True
             self._back.release()
 
@@ -147,7 +146,10 @@ _idle_threads: list[_Thread] = []
 _local = threading.local()
 
 
-class Machine(asyncio.AbstractEventLoop):
+_EventLoop: Any = asyncio.AbstractEventLoop  # of which only what is used here is made
+
+
+class Machine(_EventLoop):  # type: ignore[misc]
     """An event loop on a virtual clock, whose calls to servers wait until the scheduler picks them.
 
     Attributes:
@@ -188,6 +190,7 @@ class Machine(asyncio.AbstractEventLoop):
         access: Access,
         apply: Callable[[], T],
         errors: tuple[Callable[[], BaseException], ...],
+        *,
         timeout: float,
         late: Callable[[], BaseException],
     ) -> T:
@@ -232,7 +235,7 @@ class Machine(asyncio.AbstractEventLoop):
         if applied:
             try:
                 answer = step.apply()
-            except Exception as refused:  # noqa: BLE001 -- whatever the server answers is for the caller
+            except Exception as refused:
                 failure = refused
         if error is not None:
             failure = step.errors[error]()
@@ -274,7 +277,7 @@ class Machine(asyncio.AbstractEventLoop):
 
     def run_ready(self) -> None:
         """Run callbacks until everything waits for a call, a timer or the scheduler."""
-        asyncio._set_running_loop(self)  # noqa: SLF001 -- as every event loop does
+        asyncio._set_running_loop(self)
         try:
             while self._ready:
                 handle = self._ready.popleft()
@@ -332,7 +335,7 @@ class Machine(asyncio.AbstractEventLoop):
     def create_future(self) -> "asyncio.Future[Any]":
         return asyncio.Future(loop=self)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None, **_: Any
     ) -> "asyncio.Task[T]":
         task = asyncio.Task(coro, loop=self, name=name, context=context)
@@ -342,21 +345,19 @@ class Machine(asyncio.AbstractEventLoop):
             actor.tasks.append(task)
         return task
 
-    def call_soon(  # type: ignore[override]
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+    call_soon_threadsafe = call_soon
 
-    def call_later(  # type: ignore[override]
+    def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         return self.call_at(self.now + delay, callback, *args, context=context)
 
-    def call_at(  # type: ignore[override]
+    def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
@@ -370,7 +371,7 @@ class Machine(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self.surprises.append(f"{context.get('message')}: {context.get('exception')!r}")
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> "asyncio.Future[T]":  # type: ignore[override]
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
         """Run code that is not asynchronous in a thread that takes turns with the scheduler."""
         del executor
         future: asyncio.Future[T] = asyncio.Future(loop=self)
@@ -384,7 +385,7 @@ class Machine(asyncio.AbstractEventLoop):
                 result = func(*args)
             except ThreadKilled:
                 raise
-            except BaseException as error:  # noqa: BLE001 -- it belongs to whoever awaits the future
+            except BaseException as error:
                 if not future.done():
                     future.set_exception(error)
             else:

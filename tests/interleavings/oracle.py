@@ -58,7 +58,9 @@ class _Judge:
         self._world = world
         self._expected = expected
         self._destinations = {d["metadata"]["name"]: d for d in world.store.all("Destination")}
-        self._stores = {s["metadata"]["name"]: s for k in ("BucketStateStore", "GitStateStore") for s in world.store.all(k)}
+        self._stores = {
+            s["metadata"]["name"]: s for k in ("BucketStateStore", "GitStateStore") for s in world.store.all(k)
+        }
         self._placements = world.store.all("WorkPlacement")
         self._refused = dict(self._clashes())
 
@@ -224,7 +226,13 @@ def directory_of(placement: Object) -> str:
     pipeline = (metadata.get("labels") or {}).get(PIPELINE, "")
     own = [spec.get("promiseName", ""), pipeline, spec.get("id", "")[:5]]
     if spec.get("resourceName"):
-        own = [metadata["namespace"], spec.get("promiseName", ""), spec["resourceName"], pipeline, spec.get("id", "")[:5]]
+        own = [
+            metadata["namespace"],
+            spec.get("promiseName", ""),
+            spec["resourceName"],
+            pipeline,
+            spec.get("id", "")[:5],
+        ]
     return join("resources" if spec.get("resourceName") else "dependencies", *own)
 
 

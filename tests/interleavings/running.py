@@ -126,8 +126,7 @@ class Runner:
         letters = self._plan.actions.get(len(self.trace), "")
         for step in [step for step in machine.pending if step.abandoned]:
             machine.drop(step)
-        step = next((step for step in machine.pending if step.actor.chain == chain), None)
-        if step is not None:
+        for step in [step for step in machine.pending if step.actor.chain == chain][:1]:
             self._last = next((i for i in world.invocations if i.actor is step.actor), None)
             self._note(chain, f"{step.actor.name}: {step.name}", step.access, sends=step.name.startswith("send "))
             faulty = bool(step.errors) and ("x" in letters or "c" in letters)

@@ -38,10 +38,17 @@ class S3Client:
         self._bucket = bucket
 
     async def list_objects_v2(
-        self, *, Bucket: str, Prefix: str = "", MaxKeys: int = _LIST_KEYS, ContinuationToken: str = ""  # noqa: N803
+        self,
+        *,
+        Bucket: str,
+        Prefix: str = "",
+        MaxKeys: int = _LIST_KEYS,
+        ContinuationToken: str = "",
     ) -> Any:
         def apply() -> Any:
-            found = sorted(k for k in files if k.startswith(Prefix) and (not ContinuationToken or k > ContinuationToken))
+            found = sorted(
+                k for k in files if k.startswith(Prefix) and (not ContinuationToken or k > ContinuationToken)
+            )
             page = found[:MaxKeys]
             answer: dict[str, Any] = {"Name": Bucket, "KeyCount": len(page), "IsTruncated": len(found) > len(page)}
             answer["Contents"] = [{"Key": k, "ETag": f'"{_etag(files[k])}"', "Size": len(files[k])} for k in page]
@@ -50,26 +57,26 @@ class S3Client:
         files = self._bucket.files
         return await self._call("list", f"{Prefix}*", apply, writes=False)
 
-    async def head_object(self, *, Bucket: str, Key: str) -> Any:  # noqa: N803
+    async def head_object(self, *, Bucket: str, Key: str) -> Any:
         def apply() -> Any:
             return {"ETag": f'"{_etag(self._content(Key, "HeadObject"))}"', "Metadata": {}}
 
         return await self._call("head", Key, apply, writes=False)
 
-    async def get_object(self, *, Bucket: str, Key: str) -> Any:  # noqa: N803
+    async def get_object(self, *, Bucket: str, Key: str) -> Any:
         def apply() -> Any:
             return {"Body": _Body(self._content(Key, "GetObject"))}
 
         return await self._call("get", Key, apply, writes=False)
 
-    async def put_object(self, *, Bucket: str, Key: str, Body: bytes, **_: Any) -> Any:  # noqa: N803
+    async def put_object(self, *, Bucket: str, Key: str, Body: bytes, **_: Any) -> Any:
         def apply() -> Any:
             self._bucket.files[Key] = Body
             return {"ETag": f'"{_etag(Body)}"'}
 
         return await self._call("put", Key, apply)
 
-    async def delete_objects(self, *, Bucket: str, Delete: Mapping[str, Any]) -> Any:  # noqa: N803
+    async def delete_objects(self, *, Bucket: str, Delete: Mapping[str, Any]) -> Any:
         keys: Sequence[str] = [entry["Key"] for entry in Delete["Objects"]]
 
         def apply() -> Any:
@@ -79,10 +86,10 @@ class S3Client:
 
         return await self._call("delete", keys[0] if len(keys) == 1 else "*", apply)
 
-    async def create_multipart_upload(self, *, Bucket: str, Key: str) -> Any:  # noqa: N803
+    async def create_multipart_upload(self, *, Bucket: str, Key: str) -> Any:
         return await self._call("begin upload", Key, lambda: {"UploadId": "1"}, writes=False)
 
-    async def abort_multipart_upload(self, *, Bucket: str, Key: str, UploadId: str) -> Any:  # noqa: N803
+    async def abort_multipart_upload(self, *, Bucket: str, Key: str, UploadId: str) -> Any:
         return await self._call("abort upload", Key, dict, writes=False)
 
     def _content(self, key: str, operation: str) -> bytes:

@@ -94,20 +94,24 @@ def install() -> None:
     for name, module in list(sys.modules.items()):
         ours = name.split(".")[0] in {"shared", "infra"}
         if ours and getattr(module, "datetime", None) is datetime:
-            module.datetime = _VirtualDatetime  # type: ignore[attr-defined]
-    embedded_store.uuid = SimpleNamespace(uuid4=lambda: f"uid-{next(_Now.uids)}")  # type: ignore[assignment]
-    s3_client.connect = lambda endpoint, credentials, settings, ca, puts: s3.connected(  # type: ignore[assignment]
-        _Now.buckets[puts._bucket]
-    )
-    git_writer.open_endpoint = lambda store, secret, settings: Endpoint(  # type: ignore[assignment]
-        _Now.remotes[store.spec.url], store.spec.url
-    )
-    git_session.threading = SimpleNamespace(Event=_VirtualEvent, Lock=threading.Lock)  # type: ignore[assignment]
-    observability.metrics.add_metric = lambda *_, **__: None  # type: ignore[method-assign]
-    observability.EphemeralMetrics = _NoMetrics  # type: ignore[misc, assignment]
-    yaml.safe_load = lambda text: yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506 -- the same, and much faster
-    yaml.safe_dump = lambda value, **how: yaml.dump(value, Dumper=yaml.CSafeDumper, **how)
+            _replace(module, "datetime", _VirtualDatetime)
+    _replace(embedded_store, "uuid", SimpleNamespace(uuid4=lambda: f"uid-{next(_Now.uids)}"))
+    _replace(s3_client, "connect", lambda *given: s3.connected(_Now.buckets[given[-1]._bucket]))
+    _replace(git_writer, "open_endpoint", lambda store, *_: Endpoint(_Now.remotes[store.spec.url], store.spec.url))
+    _replace(git_session, "threading", SimpleNamespace(Event=_VirtualEvent, Lock=threading.Lock))
+    _replace(observability.metrics, "add_metric", lambda *_, **__: None)
+    _replace(observability, "EphemeralMetrics", _NoMetrics)
+    # The same, and much faster.
+    _replace(yaml, "safe_load", lambda text: yaml.load(text, Loader=yaml.CSafeLoader))
+    _replace(yaml, "safe_dump", lambda value, **how: yaml.dump(value, Dumper=yaml.CSafeDumper, **how))
     gc.freeze()
+
+
+def _replace(owner: Any, name: str, substitute: Any) -> None:
+    """Replace what is there; where the code has moved it, this says so."""
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner} has no {name} any more: move the seam to where it is now")
+    setattr(owner, name, substitute)
 
 
 def enter(
@@ -132,7 +136,7 @@ class _Access:
 
 def on_unexpected(tell: Callable[[str], None]) -> None:
     """Let errors that no code has translated be told, instead of logged."""
-    observability.logger.error = lambda text, *words, **_: tell(text % words)  # type: ignore[method-assign]
+    _replace(observability.logger, "error", lambda text, *words, **_: tell(text % words))
 
 
 def connections(machine: Machine, store: Objects, queues: Queues, settings: Settings) -> Connections:

@@ -7,7 +7,14 @@ from typing import Any, Final
 from tests.interleavings.machine import CURRENT, Access, Machine
 
 MAX_RECEIVES: Final = 6  # of the template, for every queue
-VISIBILITY_SECONDS: Final = {"changes": 360, "status": 360, "canary": 720, "cleanup": 720, "works": 720, "documents": 720}
+VISIBILITY_SECONDS: Final = {
+    "changes": 360,
+    "status": 360,
+    "canary": 720,
+    "cleanup": 720,
+    "works": 720,
+    "documents": 720,
+}
 NAMES: Final = tuple(VISIBILITY_SECONDS)
 _SLACK: Final = 1e-6
 
@@ -47,6 +54,7 @@ class Queues:
     messages: list[Message] = field(default_factory=list)
     dead: list[Message] = field(default_factory=list)
     sent: int = 0
+    most_receives: int = MAX_RECEIVES
 
     def send(self, queue: str, body: str, chain: int, delay: float = 0) -> None:
         """Put a message into a queue."""
@@ -60,7 +68,7 @@ class Queues:
         for message in list(self.messages):
             if message.visible_at > now:
                 continue
-            if message.receives >= MAX_RECEIVES:
+            if message.receives >= self.most_receives:
                 self.messages.remove(message)
                 self.dead.append(message)
             else:
@@ -81,6 +89,11 @@ class Queues:
     def delete(self, receipt: str) -> None:
         """Settle a message, by any of its receipts (which a standard queue takes)."""
         self.messages = [message for message in self.messages if message.id != receipt.partition("#")[0]]
+
+    def settle(self, receipts: Sequence[str]) -> None:
+        """Settle messages."""
+        for receipt in receipts:
+            self.delete(receipt)
 
     def hide(self, receipt: str, seconds: float) -> None:
         """Change when a message is seen again; a receipt that is not the newest changes nothing."""
@@ -108,7 +121,7 @@ class SqsClient:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Any:  # noqa: N803
+    async def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Any:
         chain = CURRENT.get().chain
 
         def apply() -> Any:
@@ -118,7 +131,9 @@ class SqsClient:
 
         return await self._call("send", QueueUrl, apply, _ERRORS)
 
-    async def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, VisibilityTimeout: int, **_: Any) -> Any:  # noqa: N803
+    async def receive_message(
+        self, *, QueueUrl: str, MaxNumberOfMessages: int, VisibilityTimeout: int, **_: Any
+    ) -> Any:
         def apply() -> Any:
             queues = self._queues
             found = [m for m in queues.visible() if m.queue == QueueUrl][:MaxNumberOfMessages]
@@ -126,7 +141,7 @@ class SqsClient:
 
         return await self._call("receive", QueueUrl, apply)
 
-    async def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Any:  # noqa: N803
+    async def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Any:
         def apply() -> Any:
             for entry in Entries:
                 self._queues.delete(entry["ReceiptHandle"])
@@ -134,7 +149,7 @@ class SqsClient:
 
         return await self._call("delete", QueueUrl, apply)
 
-    async def change_message_visibility_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Any:  # noqa: N803
+    async def change_message_visibility_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Any:
         def apply() -> Any:
             for entry in Entries:
                 self._queues.hide(entry["ReceiptHandle"], entry["VisibilityTimeout"])

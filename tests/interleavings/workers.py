@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from tests.interleavings import seams, world
-from tests.interleavings.explore import explore
+from tests.interleavings import fuzz, known, seams, world
+from tests.interleavings.explore import Schedule, attempt, explore
 from tests.interleavings.scenarios import Scenario
 
+_PER_LINE: Final = 20  # schedules in which nothing is wrong
 _ROOT: Final = Path(__file__).parents[2]
 _ENVIRONMENT: Final = {
     "PYTHONHASHSEED": "0",  # the order of sets is part of a schedule
@@ -44,6 +45,39 @@ def systematic(scenarios: Sequence[Scenario], bound: str) -> None:
             if outcome.before:
                 wrong.append({"plan": outcome.schedule.plan, "before": outcome.before, "after": outcome.after})
         print(json.dumps({"scenario": str(scenario), "schedules": schedules, "wrong": wrong}), flush=True)
+
+
+def named(schedules: Sequence[str]) -> None:
+    """Run schedules by their names, and print a line of JSON for each."""
+    for schedule in schedules:
+        outcome = attempt(Schedule.parse(schedule))
+        told = {"schedule": schedule, "before": outcome.before, "after": outcome.after}
+        print(json.dumps(told), flush=True)
+
+
+def random_schedules(seeds: Sequence[str], cut: int) -> None:
+    """Run random schedules, and print a line of JSON for each failing one and for every few others.
+
+    Args:
+        cut: how many failing ones are cut to the fewest draws that fail, and shown.
+    """
+    quiet = 0
+    for seed in seeds:
+        found = fuzz.attempt(seed)
+        if not found.after and known.only_after_resync(found.before):
+            quiet += 1
+            if quiet == _PER_LINE:
+                print(json.dumps({"schedules": quiet, "wrong": False}), flush=True)
+                quiet = 0
+            continue
+        trace: Sequence[str] = ()
+        if cut:
+            cut -= 1
+            found = fuzz.minimal(seed)
+            trace = found.trace
+        told = {"seed": found.name, "before": found.before, "after": found.after, "trace": trace}
+        print(json.dumps({"schedules": 1, "wrong": True, **told}), flush=True)
+    print(json.dumps({"schedules": quiet, "wrong": False}), flush=True)
 
 
 def run(command: Sequence[str], jobs: Sequence[Sequence[str]]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""One deployment: a cluster, its State Stores, the queues, the functions, and what Kubernetes and Lambda do by themselves."""
+"""One deployment: a cluster, its State Stores, the queues, the functions, and what Kubernetes and Lambda do there."""
 
 import importlib
 import inspect
@@ -77,7 +77,7 @@ def settings_of(queue: str) -> Settings:
     """Return the settings of the function that a queue invokes; a queue's URL is its name."""
     names = ("canary", "cleanup", "status", "works", "documents")
     urls = {f"{name}_queue_url": name for name in names}
-    return Settings(own_queue_url=queue, bucket_concurrency=2, **urls)  # type: ignore[arg-type]
+    return Settings(own_queue_url=queue, bucket_concurrency=2, **urls)
 
 
 @dataclass(eq=False)
@@ -243,9 +243,10 @@ class World:
             self.queues.send("changes", event.text(), chain)
 
     def _watch_deletion(self, placement: Object) -> None:
-        """Tell if a WorkPlacement is deleted that its Work and its Destination still ask for: only functions delete those.
+        """Tell if a WorkPlacement is deleted that its Work and its Destination still ask for.
 
-        That it comes back later does not make it right: its documents are away meanwhile.
+        Only functions delete those that a Work owns. That it comes back later does not make it right: its documents are
+        away meanwhile.
         """
         spec, metadata = placement["spec"], placement["metadata"]
         (owner,) = metadata["ownerReferences"]
@@ -286,12 +287,12 @@ class World:
         for record in records:
             try:
                 messages[record["messageId"]] = function.decode(record)
-            except Exception as refusal:  # noqa: BLE001 -- as the runtime does
+            except Exception as refusal:
                 failures[record["messageId"]] = refusal
         try:
             if messages:
                 failures |= await function.use_case(messages, connections, deadline)
-        except Exception as error:  # noqa: BLE001 -- as the runtime does
+        except Exception as error:
             cause = first(error)
             if not isinstance(cause, LandfallError):
                 self.machine.surprises.append(f"{invocation.actor.name}: {cause!r}")
@@ -303,7 +304,7 @@ class World:
             await self.machine.call(
                 f"settle {len(done)} of {invocation.queue}",
                 Access(f"sqs:{invocation.queue}", writes=True, commutes=True),
-                lambda: [self.queues.delete(receipt) for receipt in done],
+                lambda: self.queues.settle(done),
             )
         invocation.done = True
         self.invocations.remove(invocation)
