@@ -16,6 +16,8 @@ from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import unquote
 
+from multidict import CIMultiDict, CIMultiDictProxy
+
 from infra.local.embedded.kubernetes import tables
 from infra.local.embedded.kubernetes.patches import merge_patch
 from infra.local.embedded.kubernetes.schema import BUILT_IN, Kind, read_crds, read_kinds
@@ -59,6 +61,14 @@ class Objects(Store):
         """Return an object, or None."""
         return self._of(BY_NAME[kind]).get((namespace, name))
 
+    def update(self, kind: Kind, namespace: str, given: Object, *, status: bool = False) -> Object:
+        """Replace an object; one that goes with its last finalizer is answered with the version that it had."""
+        before = self.get(kind, namespace, given["metadata"]["name"])["metadata"]["resourceVersion"]
+        now = super().update(kind, namespace, given, status=status)
+        if self.find(kind.kind, now["metadata"].get("namespace", ""), now["metadata"]["name"]) is None:
+            return {**now, "metadata": {**now["metadata"], "resourceVersion": before}}
+        return now
+
     def _tell(self, kind: Kind, type_: str, obj: Object) -> None:
         self._revision += 1
         obj["metadata"]["resourceVersion"] = str(self._revision)
@@ -97,14 +107,14 @@ class ApiClient:
         request = _Request(method, path, dict(query_params or ()), dict(header_params or {}), body)
         machine, store = self._machine, self._store
 
-        def apply() -> tuple[int, dict[str, str], Object]:
+        def apply() -> tuple[int, CIMultiDictProxy[str], Object]:
             # A body is what was sent, whatever the caller does with its object afterwards.
             date = format_datetime(datetime.fromtimestamp(int(machine.now), UTC), usegmt=True)
             try:
                 status, answer = request.carry_out(store)
             except ApiError as error:
                 raise _refusal(error, date) from None
-            return status, {"Date": date, "Content-Type": "application/json"}, answer
+            return status, _headers(date), answer
 
         seconds = _request_timeout[-1] if isinstance(_request_timeout, tuple) else _request_timeout
         async with asyncio.timeout(seconds):
@@ -156,7 +166,7 @@ class _Request:
             new = merge_patch(store.get(kind, namespace, name), body)
             version = (body.get("metadata") or {}).get("resourceVersion", "")
             new["metadata"] = {**new["metadata"], "resourceVersion": version}
-            _check(kind, new)
+            _check(kind, new, patched=True)
             return HTTPStatus.OK, store.update(kind, namespace, new, status=bool(self._subresource))
         if self._method == "PUT":
             _check(kind, body)
@@ -181,7 +191,7 @@ class _Request:
         return {**listed, "metadata": {"resourceVersion": str(store.revision)}, "items": found}
 
 
-def _check(kind: Kind, obj: Object) -> None:
+def _check(kind: Kind, obj: Object, *, patched: bool = False) -> None:
     """Refuse a Lease that the API server refuses."""
     if kind is not _LEASE:
         return
@@ -190,6 +200,8 @@ def _check(kind: Kind, obj: Object) -> None:
         value = spec.get(name)
         if value is not None and not _MICRO_TIME.fullmatch(str(value)):
             words = f'Lease in version "v1" cannot be handled as a Lease: parsing time "{value}"'
+            if patched:
+                raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", words)
             raise ApiError(HTTPStatus.BAD_REQUEST, "BadRequest", words)
     seconds = spec.get("leaseDurationSeconds")
     if seconds is not None and (not isinstance(seconds, int) or seconds <= 0):
@@ -199,7 +211,7 @@ def _check(kind: Kind, obj: Object) -> None:
 
 def _refusal(error: ApiError, date: str) -> ApiException:
     refusal: Any = ApiException(status=int(error.code), reason=error.reason)
-    refusal.headers = {"Date": date}
+    refusal.headers = _headers(date)
     refusal.body = json.dumps(
         {
             "kind": "Status",
@@ -211,6 +223,10 @@ def _refusal(error: ApiError, date: str) -> ApiException:
         }
     )
     return refusal  # type: ignore[no-any-return]
+
+
+def _headers(date: str) -> CIMultiDictProxy[str]:
+    return CIMultiDictProxy(CIMultiDict({"Date": date, "Content-Type": "application/json"}))
 
 
 def _lost() -> BaseException:
