@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.interleavings import fuzz, workers
+from tests.interleavings import fuzz, known, workers
 from tests.interleavings.explore import BOUNDS, Schedule, attempt
 from tests.interleavings.scenarios import Scenario, all_scenarios, quick_scenarios
 
@@ -60,10 +60,11 @@ def _systematic(bound: str, scenarios: Iterable[Scenario], only: Sequence[str]) 
     for found in workers.run(["worker", bound], [chosen[at::_CORES] for at in range(_CORES)]):
         schedules += found["schedules"]
         wrong = found["wrong"]
-        failed += bool(wrong)
+        number = known.failure_of(found["scenario"])
+        failed += bool(wrong) and not number
         lasting = [each for each in wrong if each["after"]]
         told = f"{found['schedules']} schedules, {len(wrong)} wrong, {len(lasting)} of them after a resync, too"
-        print(f"{found['scenario']}: {told}")
+        print(f"{found['scenario']}: {told}{f' (failure {number} is not mended)' if wrong and number else ''}")
         for each in (lasting or wrong)[:2]:
             print(f"    {found['scenario']}:{each['plan']}  {each['before'][0][:300]}")
         sys.stdout.flush()

@@ -5,6 +5,7 @@ A schedule whose failure is mended moves from `KNOWN` to `MENDED`, and must stay
 
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Final
 
 # By number of the failure: schedules that end wrong while it is not mended.
@@ -84,3 +85,8 @@ RANDOM: Final[Mapping[str, int]] = {
 def is_known(sentence: str) -> bool:
     """Whether what is wrong is of a failure that is not mended."""
     return any(re.match(kind, sentence) for kind in RANDOM)
+
+
+def failure_of(scenario: str) -> int | None:
+    """Return the number of a failure that makes a scenario end wrong; None where all is to be right."""
+    return next((number for pattern, number in PAIRS.items() if fnmatch(scenario, pattern)), None)
