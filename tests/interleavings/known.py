@@ -75,16 +75,18 @@ def only_after_resync(sentences: Sequence[str]) -> bool:
 
 # What random schedules find while a failure is not mended: by what the oracle says, the failure's number.
 RANDOM: Final[Mapping[str, int]] = {
-    r"WorkPlacement \S+ says WriteSucceeded False .*cannot be written to": 31,
+    r"WorkPlacement \S+ says (WriteSucceeded|Ready) False": 31,
+    r"Destination \S+ says Ready False": 31,
     r".* is there, and nothing asks for it": 28,
     r".*state file .* must list": 29,
     r".* is not there": 29,
 }
 
 
-def is_known(sentence: str) -> bool:
-    """Whether what is wrong is of a failure that is not mended."""
-    return any(re.match(kind, sentence) for kind in RANDOM)
+def unknown(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Return what is wrong at rest, or after a resync, and is of no failure that is known."""
+    wrong = after or [sentence for sentence in before if not only_after_resync([sentence])]
+    return [sentence for sentence in wrong if not any(re.match(kind, sentence) for kind in RANDOM)]
 
 
 def failure_of(scenario: str) -> int | None:
