@@ -151,6 +151,8 @@ class _Judge:
             if metadata.get("ownerReferences"):
                 yield f"{_name(obj)} is there, and its Destination is gone"
             return
+        if destination["metadata"].get("deletionTimestamp"):
+            return  # that it is held is said of the Destination
         if destination["metadata"]["name"] in self._refused:
             yield from _condition(obj, "WriteSucceeded", "False")
             return
