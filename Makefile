@@ -42,7 +42,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run smoke test unit check compat servers chaos bench sam-local rie artifacts release lint audit iam \
+.PHONY: help setup demo run smoke test unit check compat servers chaos fuzz bench sam-local rie artifacts release lint audit iam \
 	tables format lock clean distclean check-runtime-python check-python
 
 help: ## say what there is
@@ -85,6 +85,10 @@ servers: $(DEV)/.installed ## build the servers that tests run against, where th
 
 chaos: servers ## shake everything for ten minutes, and compare the world with a model (MINUTES=…, SEED=…)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(DEV)/.installed ## try orders of events: pairs of operations (BOUND=single, faults or double), then random ones (SCHEDULES=…, SEED=…)
+	@$(BIN)/python -m tests.interleavings systematic --bound $(or $(BOUND),faults)
+	@$(BIN)/python -m tests.interleavings fuzz --schedules $(or $(SCHEDULES),10000) --seed $(or $(SEED),0)
 
 bench: servers ## measure beside peers (ONLY=name,name* ROUNDS=3; KRATIX_BIN=its manager); report: .landfall/bench/
 	@$(BIN)/python -m tests.benchmarks --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only '$(ONLY)')
