@@ -184,10 +184,12 @@ class _Batch:
                 continue
             reference = self.view.reference(self.view.destinations[key], attempt=self.attempts.get(key, 0))
             yield from self._of_destination(reference, write, outcome, origin)
+            store = store_key(write.store)
             if not isinstance(outcome, LandfallError):
                 yield from self._follow_move(reference, write, origin)
-            if isinstance(outcome, StateStoreError) and outcome.transient:
-                store = store_key(write.store)
+            elif isinstance(outcome, StateStoreError) and outcome.transient:
+                if reference.attempt and store not in checked:
+                    continue  # the failure before this one has started the store's chain of retries
                 doubted[store] = (outcome, doubted.get(store, (outcome, frozenset()))[1] | origin)
             else:
                 yield from retry("canary", reference, outcome, origin, settings)

@@ -137,15 +137,16 @@ class _Report:
         """
         others = {other.status for other in verdicts if other.type == verdict.type and not other.first_seen}
         if conditions.turns(verdict, obj) or len(others) > 1:
-            self._decide_again(verdict, obj)
+            # A failure has been sent with retries of its own: the look that follows it starts no second chain of them.
+            self._decide_again(verdict, obj, attempt=int(verdict.status == "False"))
 
-    def _decide_again(self, verdict: Verdict, obj: Object) -> None:
+    def _decide_again(self, verdict: Verdict, obj: Object, attempt: int = 0) -> None:
         leaves = verdict.reference.kind == "Destination" and obj["metadata"].get("deletionTimestamp")
         if verdict.first_seen or leaves:  # cleanup tries until it is gone, and says again what is in its way
             return
         kind, key = verdict.reference.kind, key_of(obj)
         queue = _queue_of(verdict)
-        self.again[queue, kind, key] = Reference.to(obj, kind, verdict.reference.cluster)
+        self.again[queue, kind, key] = Reference.to(obj, kind, verdict.reference.cluster, attempt)
 
     async def _set_condition(self, obj: Object, verdict: Verdict) -> Object | None:
         """Patch the condition where it changes; return the object as it is now, None if it is gone."""

@@ -23,13 +23,14 @@ MIB = 1024 * 1024
 WHO = ("-c", "user.name=x", "-c", "user.email=x@y")
 
 WRITES = """
-import asyncio, json, resource, sys
+import asyncio, json, sys
 from shared.deadline import Deadline
 from shared.errors import LandfallError
 from shared.plan import Edit, Written
 from shared.resources import GitStateStore, Secret
 from shared.settings import Settings
 from shared.writers import open_writer
+from tests.integration.peak import peak_mebibytes
 
 async def main(told):
     secret = Secret.model_validate({"name": "s", "namespace": "d", "data": told["secret"]})
@@ -52,7 +53,7 @@ async def main(told):
         outcomes = await asyncio.gather(*map(act, writers))
     else:
         outcomes = [await act(one) for one in writers]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak = peak_mebibytes()
     print(json.dumps({"peak": peak, "outcomes": outcomes}))
 
 asyncio.run(main(json.load(sys.stdin)))

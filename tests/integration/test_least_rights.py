@@ -35,11 +35,16 @@ FUNCTIONS = (
     "resync",
 )
 # What an audit log cannot show, or what only a lost race asks for.
+_CREATED_ONCE = {"leases": {"create"}}  # by whichever function comes first to a State Store
 UNSEEN = {
+    "write-canary": _CREATED_ONCE,
+    "cleanup": {**_CREATED_ONCE, "destinations": {"patch"}},  # of one that has moved, or has an annotation to lose
+    # Of what was made without finalizers; a Destination has its own by then, unless it has just moved.
+    "write-documents": {**_CREATED_ONCE, "destinations": {"patch"}, "workplacements": {"patch"}},
     "on-work-change": {
         "works/finalizers": {"update"},  # an admission plugin asks about it, in the name of a create
         "workplacements": {"get"},  # after a conflict
-    }
+    },
 }
 
 

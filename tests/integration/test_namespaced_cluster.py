@@ -117,6 +117,7 @@ async def test_the_reference_pages_example_lies_below_the_destinations_namespace
     destination(platform, "worker-1", path="dev", cleanup="all")
     await platform.wait("Destination", "worker-1")
     assert platform.ready_of("Destination", "worker-1") == READY
+    await platform.wait("BucketStateStore", "default")
     assert platform.ready_of("BucketStateStore", "default")[:2] == ("True", "StateStoreReady")
     found = platform.find("Destination", "worker-1")
     assert found is not None

@@ -216,7 +216,8 @@ async def test_when_all_is_well_1000_destinations_cost_one_list_a_kind_and_funct
         assert [ran[name] for name in ours] == [1, 1, 0, 0, 0]
         # Two functions look, and 1,000 objects are two pages.
         calls = api_proxy.calls
-        assert {verb.split()[0] for verb in calls} == {"list", "get"}, "nothing is written to the cluster"
+        written = {call for call in calls if call.split()[0] not in {"list", "get"}}
+        assert written <= {"patch leases", "create leases"}, "nothing else is written to the cluster"
         assert calls["list destinations"] == 4
         assert calls["list bucketstatestores"] == calls["list gitstatestores"] == 2
         assert calls["get secrets"] <= 4

@@ -29,9 +29,7 @@ Object = dict[str, Any]
 OnChange = Callable[[Kind, str, Object], None]
 
 _CRDS: Final = Path(__file__).parents[2] / "infra" / "kubernetes" / "crds"
-_KINDS: Final = {
-    (kind.group, kind.version, kind.plural): kind for kind in (*BUILT_IN, *read_kinds(read_crds(_CRDS)))
-}
+_KINDS: Final = {(kind.group, kind.version, kind.plural): kind for kind in (*BUILT_IN, *read_kinds(read_crds(_CRDS)))}
 BY_NAME: Final[Mapping[str, Kind]] = {kind.kind: kind for kind in _KINDS.values()}
 # Of metav1.MicroTime: the API server takes exactly six digits (apimachinery, pkg/apis/meta/v1/micro_time.go).
 _MICRO_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
