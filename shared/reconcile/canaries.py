@@ -185,9 +185,7 @@ class _Batch:
             reference = self.view.reference(self.view.destinations[key], attempt=self.attempts.get(key, 0))
             yield from self._of_destination(reference, write, outcome, origin)
             store = store_key(write.store)
-            if not isinstance(outcome, LandfallError):
-                yield from self._follow_move(reference, write, origin)
-            elif isinstance(outcome, StateStoreError) and outcome.transient:
+            if isinstance(outcome, StateStoreError) and outcome.transient:
                 if reference.attempt and store not in checked:
                     continue  # the failure before this one has started the store's chain of retries
                 doubted[store] = (outcome, doubted.get(store, (outcome, frozenset()))[1] | origin)
@@ -250,6 +248,7 @@ class _Batch:
         verdict = verdict.model_copy(update={"annotations": _remembered(obj, write)})
         if verdict.annotations or not says_nothing_new(verdict, obj):
             yield Outgoing("status", verdict.seeing(obj), origin)
+        yield from self._follow_move(reference, write, origin)
 
 
 def _without_old_files(write: Write, obj: Object) -> Write:
