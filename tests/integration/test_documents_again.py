@@ -323,7 +323,7 @@ async def test_a_late_failure_does_not_outlive_the_success_that_had_nothing_new_
     assert succeeded == [], "the object says it already"
     sent = await delivery.report([*succeeded, *failed] if reverse else [*failed, *succeeded])
     assert delivery.written("a")[0] == "False"
-    assert ("documents", "a", "attempt 0") in words(sent), "what turned is decided once more"
+    assert ("documents", "a", "attempt 1") in words(sent), "what turned is decided once more"
     await delivery.report(await delivery.write("a"))
     assert delivery.written("a")[0] == "True"
 
