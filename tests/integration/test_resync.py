@@ -218,8 +218,9 @@ async def test_when_all_is_well_1000_destinations_cost_one_list_a_kind_and_funct
         calls = api_proxy.calls
         written = {call for call in calls if call.split()[0] not in {"list", "get"}}
         assert written <= {"patch leases", "create leases"}, "nothing else is written to the cluster"
-        assert calls["list destinations"] == 4
-        assert calls["list bucketstatestores"] == calls["list gitstatestores"] == 2
+        # write-canary reads once for the two State Stores, or once for each where one got its Lease later.
+        assert calls["list destinations"] in {4, 6}
+        assert calls["list bucketstatestores"] == calls["list gitstatestores"] in {2, 3}
         assert calls["get secrets"] <= 4
         assert set(bucket_proxy.operations) <= {"CreateMultipartUpload", "Delete", "List"}, "no Put, no DeleteObjects"
         assert bucket_proxy.operations["List"] <= 3
