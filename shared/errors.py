@@ -120,6 +120,11 @@ class KubernetesForbidden(KubernetesUnavailable):
     """Our identity is not accepted, or RBAC does not allow it the call; both are mended without an event for us."""
 
 
+def is_out_of_reach(error: BaseException) -> bool:
+    """Whether the Kubernetes API could not be reached or was overloaded; being forbidden something is an answer."""
+    return isinstance(error, KubernetesUnavailable) and not isinstance(error, KubernetesForbidden)
+
+
 class QueueUnavailable(LandfallError):
     """A queue did not take some messages; what they came from goes back to its own queue."""
 

@@ -14,12 +14,12 @@ from shared import conditions
 from shared.deadline import Deadline
 from shared.errors import (
     KubernetesError,
-    KubernetesForbidden,
     KubernetesUnavailable,
     LandfallError,
     OutOfTime,
     StateStoreNotReady,
     first,
+    is_out_of_reach,
 )
 from shared.kube import Cluster, Key
 from shared.messages import Reference
@@ -134,7 +134,7 @@ async def for_each_place(
             return {**done.failures, **await connections.queues.send(done.outgoing, deadline)}
         async with at_once:
             try:
-                held = await leases.acquire(place, work.store_at(place, tasks), deadline)
+                held = await leases.acquire(place, work.store_of(tasks), deadline)
             except LandfallError as error:
                 refused = work.refused(tasks, error)
                 failed: dict[str, Exception] = dict.fromkeys(_message_ids(tasks), error)
@@ -174,15 +174,14 @@ class PlaceWork:
         return Outgoing(self.queue, moved, message_ids)
 
     @staticmethod
-    def store_at(place: str, tasks: Tasks) -> str:
-        """Return kind and name of a State Store at a place, where a task names one."""
-        del place
+    def store_of(tasks: Tasks) -> str:
+        """Return kind and name of a State Store, where a task names one."""
         return next((f"{kind}/{key[1]}" for kind, key in tasks if kind in STORE_KINDS), "")
 
     @staticmethod
     def refused(tasks: Tasks, error: LandfallError) -> list[Outgoing]:
         """Return what State Stores whose Lease cannot be had say of it; nothing is written to them."""
-        if isinstance(error, KubernetesUnavailable | OutOfTime) and not isinstance(error, KubernetesForbidden):
+        if isinstance(error, OutOfTime) or is_out_of_reach(error):
             return []
         return [
             Outgoing("status", conditions.store_failed(reference, StateStoreNotReady(str(error))), task.origin)

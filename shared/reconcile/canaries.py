@@ -10,11 +10,10 @@ from shared.deadline import Deadline
 from shared.errors import (
     InvalidObject,
     KubernetesConflict,
-    KubernetesForbidden,
-    KubernetesUnavailable,
     LandfallError,
     OutOfTime,
     StateStoreError,
+    is_out_of_reach,
 )
 from shared.kube import Cluster, Key, Object
 from shared.messages import Reference, Verdict
@@ -150,7 +149,7 @@ class _Batch:
             reference = self.view.reference(self.view.destinations[key], attempt=self.attempts.get(key, 0))
             if isinstance(error, KubernetesConflict):
                 self.elsewhere.append((reference, self.place, self.origins[key]))
-            elif isinstance(error, KubernetesUnavailable) and not isinstance(error, KubernetesForbidden):
+            elif is_out_of_reach(error):
                 self.unreachable.update(dict.fromkeys(self.origins[key], error))
             else:
                 self.verdicts[key] = conditions.finalizer_failed(reference, error)

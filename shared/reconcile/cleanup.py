@@ -13,7 +13,6 @@ from shared.deadline import Deadline
 from shared.errors import (
     InvalidObject,
     KubernetesConflict,
-    KubernetesUnavailable,
     LandfallError,
     OutOfTime,
     StateStoreNotReady,
@@ -65,7 +64,7 @@ async def clean_up(
                     done.outgoing += await one.follow(outcomes.get(edit_id), work, deadline, connections.settings)
                 except KubernetesConflict:
                     done.outgoing.append(work.elsewhere(one.reference, place, one.task.origin))
-                except (OutOfTime, KubernetesUnavailable) as error:
+                except LandfallError as error:  # it is this Destination's alone
                     done.failures.update(dict.fromkeys(one.task.origin, error))
             return done
 

@@ -9,12 +9,11 @@ from shared.deadline import Deadline
 from shared.errors import (
     InvalidObject,
     KubernetesConflict,
-    KubernetesForbidden,
-    KubernetesUnavailable,
     LandfallError,
     OutOfTime,
     StateStoreError,
     StateStoreNotReady,
+    is_out_of_reach,
 )
 from shared.kube import Cluster, Key, Object, key_of, together
 from shared.messages import Reference, Verdict
@@ -292,7 +291,7 @@ class _Batch:
         reference = self.view.reference(self.objects[key], kind=_WORK_PLACEMENT, attempt=self.attempts[key])
         if isinstance(error, KubernetesConflict):
             self.elsewhere.append((reference, self.place, self.origins[key]))
-        elif isinstance(error, KubernetesUnavailable) and not isinstance(error, KubernetesForbidden):
+        elif is_out_of_reach(error):
             self.unreachable.update(dict.fromkeys(self.origins[key], error))
         else:
             self.outcomes[key] = error

@@ -5,6 +5,7 @@ WorkPlacement in mode nestedByMetadata remembers its directories below its Desti
 before the first byte at a new place; an entry goes when that place is clean.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -64,17 +65,12 @@ class Location:
     @property
     def place(self) -> str:
         """The name of the Lease of the State Store as it was then."""
-        return lease_name(self._state_store({}).identity)
+        return _place(self.kind, self.where)
 
     def store(self, view: View) -> StateStore | None:
         """Return the State Store as it was then, with the credentials of now; None where the object is gone."""
         obj = view.stores.get((self.kind, self.namespace, self.name))
-        return None if obj is None else self._state_store(obj)
-
-    def _state_store(self, obj: Mapping[str, Any]) -> StateStore:
-        metadata = {"name": self.name, **({"namespace": self.namespace} if self.namespace else {})}
-        spec = {**(obj.get("spec") or {}), **dict(self.where)}
-        return parse_state_store({"kind": self.kind, "metadata": obj.get("metadata") or metadata, "spec": spec})
+        return None if obj is None else _state_store(self.kind, self.where, obj)
 
     def is_elsewhere(self, other: "Location") -> bool:
         """Whether another location is another directory, or in another place."""
@@ -82,6 +78,21 @@ class Location:
 
     def __str__(self) -> str:
         return f"path {self.root or '/'!r} of {self.kind}/{self.name}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(kind: str, where: tuple[tuple[str, str | bool], ...]) -> str:
+    """Return the Lease of a State Store; asked several times for each Destination, of which many share one."""
+    return lease_name(_state_store(kind, where, {"metadata": {"name": "remembered"}}).identity)
+
+
+def _state_store(kind: str, where: tuple[tuple[str, str | bool], ...], obj: Mapping[str, Any]) -> StateStore:
+    """Return a State Store object as it would be elsewhere.
+
+    Raises:
+        InvalidObject: it can be nowhere like that.
+    """
+    return parse_state_store({**obj, "kind": kind, "spec": {**(obj.get("spec") or {}), **dict(where)}})
 
 
 def recorded(obj: Object) -> tuple[Location, ...] | None:

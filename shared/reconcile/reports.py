@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from shared import conditions
 from shared.deadline import Deadline
-from shared.errors import KubernetesConflict, KubernetesError, KubernetesForbidden, KubernetesUnavailable, LandfallError
+from shared.errors import KubernetesConflict, KubernetesError, LandfallError, is_out_of_reach
 from shared.kube import Cluster, Key, Object, each, key_of, together
 from shared.messages import Reference, Verdict
 from shared.observability import logger
@@ -115,8 +115,7 @@ class _Report:
         try:
             await self.cluster.patch_finalizers(obj, wanted, self.deadline)
         except KubernetesError as error:
-            passing = isinstance(error, KubernetesConflict | KubernetesUnavailable)
-            if passing and not isinstance(error, KubernetesForbidden):
+            if isinstance(error, KubernetesConflict) or is_out_of_reach(error):
                 raise
             await self._set_condition(obj, conditions.finalizer_failed(holding[0].reference, error))
 

@@ -12,27 +12,22 @@ from shared.deadline import Deadline
 from shared.errors import StoreUnavailable
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome
-from shared.queues import Outgoing, Queues
+from shared.queues import Outgoing
 from shared.reconcile.canaries import write_canaries
 from shared.reconcile.connections import Connections
 from shared.reconcile.deliveries import write_documents
 from shared.reconcile.reports import report
 from shared.settings import Settings
 from shared.writers.memory import MemoryWriter
+from tests.integration.by_hand import FINALIZERS, PLACEMENTS, Sent
 from tests.integration.kubernetes_proxy import KubernetesProxy, kubernetes_proxy
-from tests.integration.platform_team import API_VERSION, GROUP, Platform
+from tests.integration.platform_team import API_VERSION, Platform
 from tests.integration.test_documents import packed
 from tests.servers.kubernetes import KubernetesApi
 
 Result = TypeVar("Result")
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-PLACEMENTS = f"{GROUP}/namespaces/default/workplacements"
-FINALIZERS = [
-    "finalizers.workplacement.kratix.io/repo-cleanup",
-    "finalizers.workplacement.kratix.io/kratix-dot-files-cleanup",
-]
 
 
 class Store(MemoryWriter):
@@ -57,18 +52,6 @@ class Store(MemoryWriter):
         if meanwhile is not None:
             self.answers.append(await asyncio.to_thread(meanwhile))
         return await super().write(edits, deadline)
-
-
-class Sent(Queues):
-    """Queues that keep what is sent."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.messages: list[Outgoing] = []
-
-    async def send(self, outgoing: Iterable[Outgoing], deadline: Deadline) -> dict[str, Exception]:
-        self.messages += outgoing
-        return {}
 
 
 @dataclass

@@ -15,9 +15,10 @@ from shared.queues import Outgoing
 from shared.reconcile.cleanup import clean_up
 from shared.reconcile.connections import Connections
 from shared.settings import Settings
-from tests.integration.kubernetes_proxy import kubernetes_proxy
+from tests.integration.by_hand import PLACEMENTS
+from tests.integration.kubernetes_proxy import Answer, Asked, Forward, kubernetes_proxy
 from tests.integration.platform_team import GROUP, Platform
-from tests.integration.test_documents_again import PLACEMENTS, Delivery, Store
+from tests.integration.test_documents_again import Delivery, Store
 from tests.servers.kubernetes import KubernetesApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -234,3 +235,23 @@ async def test_what_is_remembered_is_where_it_is_and_no_way_to_it(moving: Moving
         '[{"kind":"BucketStateStore","namespace":"","name":"store-b",'
         '"where":[["endpoint","nowhere"],["bucketName","b"],["insecure",false]],"root":"worker-1"}]'
     )
+
+
+async def test_a_destination_whose_annotation_is_refused_fails_alone(moving: Moving) -> None:
+    for name in ("worker-1", "worker-2"):
+        moving.platform.destination(name, "bucket/store-b", cleanup="all")
+    await moving.settle_all()
+    for name in ("worker-1", "worker-2"):
+        moving.patch(f"{DESTINATIONS}/{name}", {"spec": {"path": f"moved/{name}"}})
+    await moving.canaries("worker-1", "worker-2")
+
+    async def refuse(asked: Asked, forward: Forward) -> Answer | None:
+        refused = asked.is_("patch", "destinations") and asked.name == "worker-1"
+        return Answer.error(422, "Invalid", "annotations may not change") if refused else None
+
+    moving.proxy.fault = refuse
+    references = {name: Reference(kind="Destination", name=name) for name in ("worker-1", "worker-2")}
+    failures = await clean_up(references, moving.connections, Deadline.after(60))
+    assert failures.keys() == {"worker-1"}
+    assert "annotations may not change" in str(failures["worker-1"])
+    assert {name.split("/")[0] for name in moving.files()} == {"b:moved"}

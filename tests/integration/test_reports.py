@@ -16,9 +16,9 @@ from shared.reconcile.connections import Connections
 from shared.reconcile.reports import report
 from shared.resources import Destination
 from shared.settings import Settings
+from tests.integration.by_hand import Sent
 from tests.integration.kubernetes_proxy import kubernetes_proxy
 from tests.integration.platform_team import Platform
-from tests.integration.test_documents_again import Sent
 from tests.servers.kubernetes import KubernetesApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
