@@ -7,7 +7,7 @@ from typing import NamedTuple
 from shared import conditions
 from shared.deadline import Deadline
 from shared.errors import InvalidObject, LandfallError
-from shared.kube import Cluster, Key, Object, each, key_of
+from shared.kube import Cluster, Key, Object, each, key_of, uid_of
 from shared.messages import Reference, Verdict
 from shared.observability import logger
 from shared.queues import Outgoing
@@ -59,10 +59,12 @@ class _Result(NamedTuple):
     Attributes:
         verdicts: to be reported.
         again: why it has to be done again; None where it has not.
+        overtaken: the Work has changed meanwhile, and is placed once more.
     """
 
     verdicts: list[Verdict]
     again: Exception | None = None
+    overtaken: bool = False
 
 
 @dataclass
@@ -165,6 +167,8 @@ class _Batch:
         task = self.named.get(key)
         origin = self.for_all | (task.origin if task is not None else frozenset())
         self.outgoing += [Outgoing("status", verdict, origin) for verdict in result.verdicts]
+        if result.overtaken:
+            self.outgoing.append(Outgoing("works", Reference.to(obj, "Work", self.cluster), origin))
         if result.again is None:
             return
         attempt = 0 if task is None else min(reference.attempt for reference in task.references)
@@ -233,7 +237,11 @@ class _Batch:
             )
             if conditions.merged(verdict, obj) is not None:
                 verdicts.append(verdict.seeing(obj))
-        return _Result(verdicts, result.again)
+        created = any(
+            isinstance(now, dict) and placement.name not in existing
+            for placement, now in zip(plan.placements, changed, strict=True)
+        )
+        return _Result(verdicts, result.again, created and await _has_changed(obj, cluster, deadline))
 
     async def _placed(self, found: Sequence[Object], cluster: Cluster, deadline: Deadline) -> list[Placed]:
         """Return a Work's WorkPlacements for scheduling; those without a Destination are read whole.
@@ -289,6 +297,19 @@ class _Batch:
 
     def _fail(self, origin: frozenset[str], error: Exception) -> None:
         self.failures.update(dict.fromkeys(origin, error))
+
+
+async def _has_changed(work: Object, cluster: Cluster, deadline: Deadline) -> bool:
+    """Whether a Work is no longer the one that was read.
+
+    What has just been created from it may then be of a group that it no longer has, and whoever placed the change may
+    have looked before that was created. A change after this look finds it.
+    """
+    now = await cluster.get("Work", *key_of(work), deadline, metadata_only=True)
+    if now is None or uid_of(now) != uid_of(work):
+        return False  # the garbage collector takes what it owned
+    parts = ("generation", "deletionTimestamp")
+    return any(now["metadata"].get(part) != work["metadata"].get(part) for part in parts)
 
 
 def _concluded(obj: Object, reference: Reference, refusals: Sequence[Refusal], done: Sequence[object]) -> _Result:
