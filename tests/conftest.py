@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.observability import flush_measured, metrics
 from tests.integration.platform_team import Platform
 from tests.servers.kubernetes import KubernetesApi
 
@@ -44,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(ROOT).as_posix()
         if path.startswith(INTERPRETER) and path not in ANY_INTERPRETER:
             item.add_marker("interpreter")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_measured_before() -> Iterator[None]:
+    """Leave no metric to the next test: a handler's `log_metrics` clears them, a use case that is called alone not."""
+    yield
+    metrics.clear_metrics()
+    flush_measured()
 
 
 @pytest.fixture(scope="session")

@@ -40,9 +40,12 @@ def within(path: str, directory: str) -> bool:
     return directory in {"", path} or path.startswith(f"{directory}/")
 
 
+_LONGEST_NAME = 255  # bytes, of the file systems that agents check documents out to
+
+
 def invalid(path: str) -> bool:
-    """Whether a path is refused (spec section 8); the run tries no other bad path than this one."""
-    return ".git" in path.split("/")
+    """Whether a path is refused: Git's own directory, or a name that no file system has; others are not tried."""
+    return any(part == ".git" or len(part) > _LONGEST_NAME for part in path.split("/"))
 
 
 def canaries(root: str, mode: str) -> dict[str, bytes]:

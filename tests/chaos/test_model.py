@@ -165,6 +165,7 @@ def test_a_world_in_which_every_status_is_true_has_no_differences() -> None:
             verdicts(destination(ready=WRITTEN, initWorkloads={"enabled": False})), "DestinationReady", id="disabled"
         ),
         pytest.param(verdicts(destination(ready=WRITTEN, path=".git/x")), "InvalidDestination", id="a refused path"),
+        pytest.param(verdicts(destination(ready=WRITTEN, path="a" * 256)), "InvalidDestination", id="a long name"),
         pytest.param(verdicts(destination(ready=WRITTEN, cleanup="all")), "finalizer", id="no finalizer"),
     ],
 )
