@@ -110,7 +110,7 @@ class Verdicts:
         if store not in self.stores:
             return [Words("False", "StateStoreNotFound", f"{called}: not found")]
         if invalid(spec.get("path", "")):
-            return [Words("False", "InvalidDestination", "spec.path …")]
+            return [Words("False", "InvalidDestination", "spec.path…")]
         wrong = []
         place = self.places[store]
         root = _root(obj, place)
