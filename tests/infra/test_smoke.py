@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from infra.smoke.delivery import Delivery
 from infra.smoke.store import LABEL, Contents, Wanted
-from tests.infra.smoke_world import NAME, ROOT, World, at_work, with_parameters, written
+from tests.infra.checks.world import NAME, ROOT, World, at_work, with_parameters, written
 from tests.integration.platform_team import Platform
 from tests.integration.test_first_ready import declare_bucket
 from tests.servers.eks import ACCOUNT

@@ -6,16 +6,13 @@ What moto has not is answered in the shape of AWS's API reference (`World.answer
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from infra.checks.lines import Result
 from infra.checks.stack import LOG_GROUP, MAPPING, QUEUE
-from tests.infra.smoke_world import (
+from tests.infra.checks.world import (
     ALARM,
     DENIED,
     GONE,
@@ -23,7 +20,6 @@ from tests.infra.smoke_world import (
     NAME,
     World,
     all_ok,
-    deployed,
     failure,
     lines_of,
     told,
@@ -33,19 +29,6 @@ from tests.infra.smoke_world import (
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LIMITS = "GET /2016-08-19/account-settings/?"
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def here(transformed: dict[str, Any]) -> Iterator[World]:
-    with deployed(transformed) as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(here: World) -> Iterator[None]:
-    yield
-    here.put_right()
 
 
 # ---------------------------------------------------------------- the stack and its functions

@@ -5,51 +5,24 @@ What moto has not is answered in the shape of AWS's API reference (`World.answer
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from infra.checks.lines import Result
-from tests.infra.smoke_world import (
+from tests.infra.checks.world import (
     CLUSTER,
     DEPLOYMENT,
     World,
     all_ok,
     available,
-    deployed,
     failure,
     lines_of,
     looking_at,
     told,
     with_parameters,
 )
-from tests.servers.kubernetes import KubernetesApi, kubernetes_api
+from tests.servers.kubernetes import KubernetesApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-LIMITS = "GET /2016-08-19/account-settings/?"
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def here(transformed: dict[str, Any]) -> Iterator[World]:
-    with deployed(transformed) as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(here: World) -> Iterator[None]:
-    yield
-    here.put_right()
-
-
-@pytest.fixture(scope="module")
-def bare() -> Iterator[KubernetesApi]:
-    """An API server with nothing of ours."""
-    with kubernetes_api() as api:
-        yield api
 
 
 async def test_the_policy_must_be_attached_to_somebody(here: World) -> None:

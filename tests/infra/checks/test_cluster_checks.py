@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,45 +17,24 @@ import yaml
 from infra.checks.cluster import granted
 from infra.checks.lines import Result
 from tests.infra import can_i
-from tests.infra.smoke_world import (
+from tests.infra.checks.world import (
     CLUSTER,
     DENIED,
     GONE,
     World,
     all_ok,
-    deployed,
     failure,
     lines_of,
     looking_at,
     told,
     with_parameters,
 )
-from tests.servers.kubernetes import KubernetesApi, kubernetes_api
+from tests.servers.kubernetes import KubernetesApi
 from tests.servers.process import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-LIMITS = "GET /2016-08-19/account-settings/?"
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def here(transformed: dict[str, Any]) -> Iterator[World]:
-    with deployed(transformed) as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(here: World) -> Iterator[None]:
-    yield
-    here.put_right()
-
-
-@pytest.fixture(scope="module")
-def bare() -> Iterator[KubernetesApi]:
-    """An API server with nothing of ours."""
-    with kubernetes_api() as api:
-        yield api
+ROOT = Path(__file__).parents[3]
 
 
 # ---------------------------------------------------------------- the ways to the cluster

@@ -39,7 +39,7 @@ from tests.servers.process import private_environment
 
 NAME = "landfall-test"
 CLUSTER = "production"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FORWARDER = ROOT / "infra" / "kubernetes" / "forwarder"
 DEPLOYMENT = "/apis/apps/v1/namespaces/landfall/deployments/landfall-forwarder"
 ALARM = "AWS::CloudWatch::Alarm"
