@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from infra.local.queues import MemoryQueues
 from infra.local.runtime import LocalRuntime
 from tests.chaos.faults import Faults
 from tests.chaos.journal import FOR_EVER, Journal
@@ -123,18 +124,21 @@ async def chaos(
                 await world.declare(store, store.paths[0])
             await _shake(world, faults, seconds, seed, names)
             reached("shaken")
-            async with asyncio.timeout(_SETTLE_SECONDS):
-                await _settle(world, runtime, seen)
-                reached("settled")
-                report.before = len(await _compare(world, faults, report))
-                for number in range(1, ROUNDS + 1):
-                    await runtime.resync()
-                    await runtime.idle()
-                    reached(f"resync {number} done")
-                    report.rounds.append(await _compare(world, faults, report))
-                    if not report.differences:
-                        break
-                reached("compared")
+            try:
+                async with asyncio.timeout(_SETTLE_SECONDS):
+                    await _settle(world, runtime, seen)
+                    reached("settled")
+                    report.before = len(await _compare(world, faults, report))
+                    for number in range(1, ROUNDS + 1):
+                        await runtime.resync()
+                        await runtime.idle()
+                        reached(f"resync {number} done")
+                        report.rounds.append(await _compare(world, faults, report))
+                        if not report.differences:
+                            break
+                    reached("compared")
+            except TimeoutError:
+                raise AssertionError(f"not at rest after {_SETTLE_SECONDS:.0f} s: {await _at_work(runtime)}") from None
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -182,6 +186,22 @@ async def _settle(world: World, runtime: LocalRuntime, seen: "_Seen") -> None:
             await world.call("PATCH", f"{path}/{name}", {"metadata": {"labels": {"mark": mark}}})
             await seen.mark(mark)
     await runtime.idle()
+
+
+async def _at_work(runtime: LocalRuntime) -> str:
+    """Return what keeps a flow from coming to rest: messages, and which functions ran within some seconds."""
+    assert isinstance(runtime.queues, MemoryQueues)
+    before = {name: pool.invocations for name, pool in runtime.functions.items()}
+    sent: list[str] = []
+    for _ in range(100):
+        for id_, queue in runtime.queues.queues.items():
+            if "dead" not in queue.name:
+                found = [*queue.messages, *queue._in_flight.values()]
+                sent += [f"{id_}: {message.body[:700]}" for message in found]
+        await asyncio.sleep(0.1)
+    ran = {name: count for name, pool in runtime.functions.items() if (count := pool.invocations - before[name])}
+    busy = {name: len(pool.at_work) for name, pool in runtime.functions.items() if pool.at_work}
+    return "\n".join([f"ran within 10 s: {ran}; at work: {busy}; messages:", *dict.fromkeys(sent)][:40])
 
 
 async def _compare(world: World, faults: Faults, report: Report) -> list[str]:
