@@ -81,6 +81,8 @@ class EventSourceMapping:
                 until = now + self._declared.window_seconds
             if batch and (held or len(batch) >= self._declared.batch_size or now >= until):
                 return batch
+            if not self._running:  # a process that was killed while it asked for more is answered after its end
+                await self._source.abandon()
             wait = until - now if batch else _POLL_SECONDS
             held.extend(await self._source.receive(self._declared.batch_size - len(batch), wait))
 

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from infra.local.queues import MemoryQueues
 from infra.local.runtime import LocalRuntime
@@ -123,9 +123,9 @@ class Faults:
             stream: Stream = self._random.choice(("downstream", "upstream"))
             kind = self._random.choice(("latency", "reset", "timeout", "cut", "down", "slow close", "bandwidth"))
             self._journal.fault(f"{name}: {kind}")
-            await asyncio.to_thread(self._spoil, proxy, kind, stream)
+            await _to_the_end(self._spoil, proxy, kind, stream)
             await asyncio.sleep(self._random.uniform(0.3, length))
-            await asyncio.to_thread(proxy.clear)
+            await _to_the_end(proxy.clear)
             self._journal.diary.append((time.monotonic(), f"{name}: well again"))
 
     def _spoil(self, proxy: Proxy, kind: str, stream: Stream) -> None:
@@ -154,3 +154,13 @@ class Faults:
             wrong += [f"{queue}: a message was put aside: {body[:300]}" for body in aside if body not in poisoned]
             wrong += [f"{queue}: {body} was not put aside, once" for body in poisoned if aside.count(body) != 1]
         return wrong
+
+
+async def _to_the_end(call: Callable[..., None], *arguments: object) -> None:
+    """Run a call in a thread; one that is cancelled ends first, or its fault would begin after all have been ended."""
+    running = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await running
+        raise

@@ -211,6 +211,16 @@ async def test_what_a_process_had_taken_itself_comes_again_when_it_ends(start: S
         assert any("taken" in batch for batch in rig.batches)
 
 
+async def test_what_is_given_to_a_process_after_its_end_comes_again(start: Start) -> None:
+    """A process that is killed while it asks for more messages gets its answer, and nothing is there to read it."""
+    async with start(window=0) as rig:
+        rig.send("late")
+        assert [message.body for message in rig.queue.take(10)] == ["late"]
+        rig.send("other")
+        await rig.settled(2)
+        assert rig.batches == [["other"], ["late"]]
+
+
 async def test_a_batch_stays_within_what_lambda_takes(start: Start) -> None:
     megabyte = "x" * 1_000_000
     async with start(*[megabyte] * 8) as rig:
