@@ -193,4 +193,10 @@ def _credentials(store: BucketStateStore, secret: Secret | None, endpoint: Endpo
         raise StateStoreNotReady(
             "spec.secretRef is missing: name a Secret with the keys accessKeyID and secretAccessKey"
         )
-    return Credentials(secret.require_text("accessKeyID"), secret.require_text("secretAccessKey"))
+    access_key = secret.require_line("accessKeyID")
+    if not access_key.isascii() or " " in access_key:  # it stands in a header, between commas
+        raise StateStoreNotReady(
+            f"secret key accessKeyID of Secret {secret.name} holds a space or a letter that no access key has: write"
+            " the access key's id alone"
+        )
+    return Credentials(access_key, secret.require_line("secretAccessKey"))

@@ -39,11 +39,11 @@ class GitHubApp:
     """
 
     def __init__(self, secret: Secret, settings: Settings, redactor: Redactor) -> None:
-        self._app = secret.require_text("appID")
-        self._installation = secret.require_text("installationID")
+        self._app = secret.require_line("appID")
+        self._installation = secret.require_line("installationID")
         if not self._installation.isdecimal():
             raise StateStoreNotReady(f"secret key installationID of Secret {secret.name} is no number")
-        url = secret.require_text("apiURL") if secret.get("apiURL") else DEFAULT_API_URL
+        url = secret.require_line("apiURL") if secret.get("apiURL") else DEFAULT_API_URL
         try:
             api = remote.parse(f"{url.rstrip('/')}/app")
         except StateStoreNotReady:
