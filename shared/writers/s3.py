@@ -93,11 +93,14 @@ class BucketWriter(Writer):
         return found
 
     async def check(self, root: str, deadline: Deadline) -> None:
-        """Prove that writing below a directory is permitted: start and abort a multipart upload (spec section 4).
+        """Prove that writing below a directory is permitted, as writes do it: list, put (spec section 4).
+
+        What is put is a multipart upload that is started and aborted, so nothing stays.
 
         Raises:
             StateStoreError, OutOfTime: it is not, or could not be proved.
         """
+        await self._bucket.list(f"{root}/" if root else "", deadline, max_keys=1)
         await self._bucket.prove_writing(paths.join(root, PERMISSION_CHECK), deadline)
 
     async def close(self) -> None:

@@ -9,9 +9,11 @@ import pytest
 from shared.errors import StateStoreNotReady
 from shared.resources import GitAuthor, GitStateStore, Secret
 from shared.settings import Settings
+from shared.writers import words
 from shared.writers.git import GitWriter, answers, commit, remote
-from shared.writers.git.answers import Redactor, RemoteText
+from shared.writers.git.answers import RemoteText
 from shared.writers.git.ssh import KnownHosts
+from shared.writers.words import Redactor
 
 BASIC = {"username": "u", "password": "canary-password"}
 URL = "https://git.example.test/team/repo.git"
@@ -203,7 +205,7 @@ def test_words_hold_no_secret_in_any_encoding() -> None:
     for form in (secret, quote(secret, safe=""), both, both.rstrip("="), base64.b64encode(secret.encode()).decode()):
         assert redactor.words(f"a {form} b") == "a *** b"
     assert redactor.words(b"one\r\n\x1b[1mtwo\xff") == "one [1mtwo�"
-    assert len(redactor.words("x" * 10_000)) == answers.MAX_WORDS + 1
+    assert len(redactor.words("x" * 10_000)) == words.MAX_WORDS + 1
 
 
 def test_remote_text_is_bounded_and_leaves_progress_out() -> None:

@@ -8,9 +8,9 @@ from shared.errors import StateStoreNotReady
 from shared.resources import GitStateStore, Secret
 from shared.settings import Settings
 from shared.writers.git import remote as remotes
-from shared.writers.git.answers import Redactor
 from shared.writers.git.remote import Remote
 from shared.writers.git.session import Session
+from shared.writers.words import Redactor
 
 AUTH_METHODS = ("basicAuth", "ssh", "githubApp")
 GITHUB_USER: Final = "x-access-token"

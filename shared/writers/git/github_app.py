@@ -17,9 +17,9 @@ from shared.errors import AccessDenied, StateStoreNotReady, StoreUnavailable
 from shared.resources import Secret
 from shared.settings import Settings
 from shared.writers.git import remote
-from shared.writers.git.answers import Redactor
 from shared.writers.git.session import ConnectionLost, Session
 from shared.writers.git.smart_http import Credentials, request
+from shared.writers.words import Redactor
 
 DEFAULT_API_URL: Final = "https://api.github.com"
 CLOCK_SKEW_SECONDS: Final = 60  # GitHub refuses a request that was signed in its future
