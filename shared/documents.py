@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shared import paths, state_files
+from shared import paths, state_files, yaml_streams
 from shared.errors import InvalidObject, PathConflict
 from shared.plan import Edit
 from shared.resources import Destination, StateStore
@@ -234,7 +234,7 @@ def aggregated_edit(edit_id: str, destination: Destination, root: str, contents:
     path = paths.join(root, paths.check(destination.spec.filepath.filename, "spec.filepath.filename"))
     if not contents:
         return Edit(edit_id, destination.name, root, remove=frozenset({path}))
-    return Edit(edit_id, destination.name, root, files={path: b"\n---\n".join(contents)})
+    return Edit(edit_id, destination.name, root, files={path: yaml_streams.join(contents)})
 
 
 def _part(value: str, what: str) -> str:

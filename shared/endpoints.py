@@ -1,8 +1,9 @@
-"""What `spec.endpoint` of a BucketStateStore means, however it is spelled: a host and a port, or AWS itself."""
+"""What a State Store's endpoint or URL means, however it is spelled."""
 
 import re
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from shared.errors import StateStoreNotReady
 
@@ -10,11 +11,21 @@ _HOST: Final = re.compile(
     r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])\.?(?::(?P<port>[0-9]{1,5}))?/?",
     re.ASCII,
 )
+_PATH: Final = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?)/+[A-Za-z0-9][A-Za-z0-9._/-]*", re.ASCII)
 _REGION: Final = r"(?P<region>[a-z]{2,4}(?:-[a-z]+)+-[0-9])"
 _AWS: Final = r"amazonaws\.(?:com|com\.cn|eu)"
+# Hosts of providers that are known to take a bucket's name in front of them; AWS's are read more closely.
+_PROVIDERS: Final = re.compile(
+    r"(?:[0-9a-f]{32}(?:\.[a-z]+)?\.r2\.cloudflarestorage\.com|storage\.googleapis\.com|[a-z0-9]+\.digitaloceanspaces\.com"
+    r"|s3[.-][a-z0-9-]+\.(?:backblazeb2|wasabisys)\.com|s3\.[a-z0-9-]+\.scw\.cloud)",
+    re.ASCII,
+)
 _AWS_REGIONAL: Final = re.compile(rf"s3(?P<fips>-fips)?(?P<dual>\.dualstack)?[.-]{_REGION}\.{_AWS}", re.ASCII)
 _AWS_GLOBAL: Final = re.compile(r"s3(?:-external-1)?\.amazonaws\.com", re.ASCII)
 _AWS_PRIVATE: Final = re.compile(rf"[a-z0-9.-]*vpce-[a-z0-9-]+\.s3\.{_REGION}\.vpce\.{_AWS}", re.ASCII)
+_AWS_BUCKET: Final = re.compile(
+    rf"[a-z0-9][a-z0-9.-]*\.(?P<rest>{_AWS_REGIONAL.pattern}|{_AWS_GLOBAL.pattern})", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,11 @@ def read_host(endpoint: str, *, insecure: bool) -> tuple[str, int]:
             f" write host or host:port alone, and set insecure to {str(not insecure).lower()}"
             f" if {written.lower()} is meant"
         )
+    if (path := _PATH.fullmatch(rest)) is not None:
+        raise StateStoreNotReady(
+            f"spec.endpoint has a path after the host: write {path['host'].lower()} alone; a bucket's name goes into"
+            " spec.bucketName, and a directory in it into spec.path"
+        )
     match = _HOST.fullmatch(rest)
     if match is None:  # not repeated in the message: what is wrong may be a password in it
         raise StateStoreNotReady(
@@ -75,6 +91,32 @@ def read_host(endpoint: str, *, insecure: bool) -> tuple[str, int]:
     if not 0 < port < 2**16:
         raise StateStoreNotReady(f"spec.endpoint has the port {match['port']}: write one from 1 to 65535")
     return match["host"].lower(), port
+
+
+def check_no_bucket(host: str, bucket: str) -> None:
+    """Refuse an endpoint in front of which a bucket's name stands (virtual-hosted style).
+
+    The bucket's name would be sent twice: what is written would go to `bucket/key` in a bucket that is listed as if it
+    were empty.
+
+    Args:
+        host: as `read_host` returns it.
+        bucket: `spec.bucketName`.
+
+    Raises:
+        StateStoreNotReady: the sentence says which host to write.
+    """
+    name = bucket.lower()
+    rest = host.removeprefix(f"{name}.")
+    known = (_AWS_REGIONAL, _AWS_GLOBAL, _PROVIDERS)
+    if rest != host and (rest.startswith("bucket.vpce-") or any(form.fullmatch(rest) for form in known)):
+        raise StateStoreNotReady(f"spec.endpoint begins with the bucket's name: write {rest}")
+    found = _AWS_BUCKET.fullmatch(host)
+    if found is not None:
+        raise StateStoreNotReady(
+            f"spec.endpoint begins with the name of a bucket, which is not spec.bucketName {bucket[:80]!r}: write"
+            f" {found['rest']}, and the bucket's name into spec.bucketName"
+        )
 
 
 def default_port(*, insecure: bool) -> int:
@@ -108,3 +150,24 @@ def bucket_identity(endpoint: str, bucket: str, *, insecure: bool) -> str:
     if aws is not None and (not aws.private or host.startswith("bucket.")):  # others lead to access points and to APIs
         return f"{aws.partition} {bucket}"
     return f"{'http' if insecure else 'https'}://{host}:{port}/{bucket}"
+
+
+def repository_identity(url: str) -> str:
+    """Return one spelling for all spellings of a repository's URL: host case, default port, `.git`, slashes, user.
+
+    Args:
+        url: `https://…`, `ssh://…` or Git's short form `user@host:path`.
+    """
+    if "://" not in url and ":" in url.partition("/")[0]:
+        host, _, path = url.partition(":")
+        url = f"ssh://{host}/{path}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # no URL at all: the writer says what is wrong with it
+        return url
+    if port == {"https": 443, "http": 80, "ssh": 22}.get(parts.scheme.lower()):
+        port = None
+    path = "/".join(part for part in parts.path.split("/") if part).removesuffix(".git").rstrip("/")
+    host = (parts.hostname or "").rstrip(".")
+    return f"{parts.scheme.lower()}://{host}{f':{port}' if port else ''}/{path}"

@@ -10,6 +10,7 @@ LandfallError                 a sentence for the person who must act
 │   ├── AccessDenied          the store knows us not, or allows us not
 │   ├── StoreNotFound         no such bucket, no such repository
 │   ├── WriteRejected         a rule of the store says no: a hook, a protected branch
+│   ├── QuotaExceeded         the store takes no more until a person makes room
 │   ├── TooLarge              over one of the limits in settings
 │   └── StoreUnavailable      the network, a time-out, a 5xx, a lost race: the same call may succeed later
 ├── KubernetesError           the Kubernetes API did not do what was asked
@@ -88,6 +89,10 @@ class StoreNotFound(StateStoreError):
 
 class WriteRejected(StateStoreError):
     """A rule of the State Store refused the write, and will again: a hook, a protected branch."""
+
+
+class QuotaExceeded(StateStoreError):
+    """The State Store has no room left for these credentials: a quota, a limit of the plan, a full disk."""
 
 
 class TooLarge(StateStoreError):

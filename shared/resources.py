@@ -9,13 +9,12 @@ import binascii
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, NoReturn, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretBytes, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretBytes, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from shared.endpoints import bucket_identity
+from shared.endpoints import bucket_identity, repository_identity
 from shared.errors import InvalidObject, StateStoreNotReady
 
 GROUP = "platform.kratix.io"
@@ -43,6 +42,15 @@ class Model(BaseModel):
 def _without_nulls(value: object) -> object:
     """Drop nulls, which Kubernetes treats as "not set", so that defaults apply."""
     return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+def _branch_name(value: object) -> object:
+    """Return a branch's name for its full ref, which tools print and people copy."""
+    return value.strip().removeprefix("refs/heads/") if isinstance(value, str) else value
+
+
+# What editors and copying leave around a value that cannot have spaces around it.
+_Text = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class ObjectMeta(Model):
@@ -121,11 +129,11 @@ class _StateStoreSpec(Model):
 class BucketSpec(_StateStoreSpec):
     """`spec` of a BucketStateStore."""
 
-    endpoint: str = Field(min_length=1)
-    bucket_name: str = Field(min_length=1)
+    endpoint: _Text = Field(min_length=1)
+    bucket_name: _Text = Field(min_length=1)
     insecure: bool = False
     use_dual_stack: bool = False
-    auth_method: str = "accessKey"
+    auth_method: _Text = "accessKey"
 
 
 class GitAuthor(Model):
@@ -138,9 +146,9 @@ class GitAuthor(Model):
 class GitSpec(_StateStoreSpec):
     """`spec` of a GitStateStore."""
 
-    url: str = Field(min_length=1)
-    branch: str = "main"
-    auth_method: str = "basicAuth"
+    url: _Text = Field(min_length=1)
+    branch: Annotated[str, BeforeValidator(_branch_name)] = "main"
+    auth_method: _Text = "basicAuth"
     git_author: Annotated[GitAuthor, BeforeValidator(_without_nulls)] = GitAuthor()
 
 
@@ -215,27 +223,6 @@ class GitStateStore(Resource):
 StateStore = BucketStateStore | GitStateStore
 
 
-def repository_identity(url: str) -> str:
-    """Return one spelling for all spellings of a repository's URL: host case, default port, `.git`, slashes, user.
-
-    Args:
-        url: `https://…`, `ssh://…` or Git's short form `user@host:path`.
-    """
-    if "://" not in url and ":" in url.partition("/")[0]:
-        host, _, path = url.partition(":")
-        url = f"ssh://{host}/{path}"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:  # no URL at all: the writer says what is wrong with it
-        return url
-    if port == {"https": 443, "http": 80, "ssh": 22}.get(parts.scheme.lower()):
-        port = None
-    path = "/".join(part for part in parts.path.split("/") if part).removesuffix(".git").rstrip("/")
-    host = (parts.hostname or "").rstrip(".")
-    return f"{parts.scheme.lower()}://{host}{f':{port}' if port else ''}/{path}"
-
-
 def parse_state_store(obj: Mapping[str, Any]) -> StateStore:
     """Read a State Store of either kind.
 
@@ -300,12 +287,7 @@ class Secret(Model):
         Raises:
             StateStoreNotReady: the key is missing or empty; the sentence names it.
         """
-        value = self.get(key)
-        if not value:
-            raise StateStoreNotReady(
-                f"secret is missing key: {key} (add it to Secret {self.name} in namespace {self.namespace})"
-            )
-        return value
+        return self.get(key) or self._missing(key)
 
     def require_text(self, key: str) -> str:
         """Return a value as text without surrounding white space, which editors and `echo` leave behind.
@@ -314,9 +296,30 @@ class Secret(Model):
             StateStoreNotReady: the key is missing or empty, or the value is not UTF-8.
         """
         try:
-            return self.require(key).decode().strip()
+            text = self.require(key).decode().strip()
         except UnicodeDecodeError:
             raise StateStoreNotReady(f"secret key {key} of Secret {self.name} is not UTF-8 text") from None
+        return text or self._missing(key)
+
+    def require_line(self, key: str) -> str:
+        """Return a value of one line, such as a password; white space around it is dropped.
+
+        Raises:
+            StateStoreNotReady: as `require_text`, or there is a line break or another character inside that cannot be
+                seen; servers answer those with anything but that reason (RFC 7617 forbids control characters).
+        """
+        line = self.require_text(key)
+        if not line.isprintable():
+            raise StateStoreNotReady(
+                f"secret key {key} of Secret {self.name} holds a line break or another invisible character: write it"
+                " anew, as one line"
+            )
+        return line
+
+    def _missing(self, key: str) -> NoReturn:
+        raise StateStoreNotReady(
+            f"secret is missing key: {key} (add it to Secret {self.name} in namespace {self.namespace})"
+        )
 
 
 def sentence_of(problem: Any) -> str:

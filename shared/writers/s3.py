@@ -93,11 +93,14 @@ class BucketWriter(Writer):
         return found
 
     async def check(self, root: str, deadline: Deadline) -> None:
-        """Prove that writing below a directory is permitted: start and abort a multipart upload (spec section 4).
+        """Prove that writing below a directory is permitted, as writes do it: list, put (spec section 4).
+
+        What is put is a multipart upload that is started and aborted, so nothing stays.
 
         Raises:
             StateStoreError, OutOfTime: it is not, or could not be proved.
         """
+        await self._bucket.list(f"{root}/" if root else "", deadline, max_keys=1)
         await self._bucket.prove_writing(paths.join(root, PERMISSION_CHECK), deadline)
 
     async def close(self) -> None:
@@ -193,4 +196,10 @@ def _credentials(store: BucketStateStore, secret: Secret | None, endpoint: Endpo
         raise StateStoreNotReady(
             "spec.secretRef is missing: name a Secret with the keys accessKeyID and secretAccessKey"
         )
-    return Credentials(secret.require_text("accessKeyID"), secret.require_text("secretAccessKey"))
+    access_key = secret.require_line("accessKeyID")
+    if not access_key.isascii() or " " in access_key:  # it stands in a header, between commas
+        raise StateStoreNotReady(
+            f"secret key accessKeyID of Secret {secret.name} holds a space or a letter that no access key has: write"
+            " the access key's id alone"
+        )
+    return Credentials(access_key, secret.require_line("secretAccessKey"))

@@ -1,6 +1,7 @@
 """One bucket, one client: calls within the deadline, tried again where that can help, errors translated."""
 
 import asyncio
+import contextlib
 import functools
 import random
 import re
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from botocore.exceptions import ClientError
 
 from shared.deadline import Deadline
-from shared.errors import LandfallError, OutOfTime, StoreUnavailable, TooLarge
+from shared.errors import AccessDenied, LandfallError, OutOfTime, StoreUnavailable, TooLarge
 from shared.settings import Settings
 from shared.writers import s3_errors
 from shared.writers.s3_endpoint import Endpoint
 from shared.writers.s3_errors import Where
 from shared.writers.s3_http import Credentials, connect
 from shared.writers.s3_put import DIGEST_METADATA, Puts
+from shared.writers.words import Redactor
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -81,10 +83,11 @@ class Bucket:
             ca: PEM of further CAs, the Secret's.
         """
         self.name = name
-        self.where = Where(name, endpoint.host)
+        hidden = () if credentials is None else (credentials.access_key_id, credentials.secret_access_key)
+        self.where = Where(name, endpoint.host, endpoint.insecure, Redactor(hidden))
         self._settings = settings
         self._puts = Puts(name, checksums=endpoint.aws)
-        self._connect = functools.partial(connect, endpoint, credentials, settings, ca, self._puts)
+        self._connect = functools.partial(connect, endpoint, credentials, settings, ca, self._puts, self.where)
         self._client: S3Client | None = None
         self._opening = asyncio.Lock()
         self._slots = asyncio.Semaphore(settings.bucket_concurrency)
@@ -170,7 +173,13 @@ class Bucket:
                         )
             return bytes(content)
 
-        return await self._call(deadline, fetch)
+        try:
+            return await self._call(deadline, fetch)
+        except AccessDenied:
+            # S3 says so of what is not there, too, to those who may not list all of it (API reference, GetObject).
+            if key in (await self.list(key, deadline, max_keys=1)).entries:
+                raise
+            return None
 
     async def delete(self, keys: Collection[str], deadline: Deadline) -> dict[str, LandfallError]:
         """Delete objects, and return the errors of those that could not be; one that is not there is no error."""
@@ -186,7 +195,11 @@ class Bucket:
         return errors
 
     async def prove_writing(self, key: str, deadline: Deadline) -> None:
-        """Start a multipart upload and abort it, which writes nothing and needs the permission to write."""
+        """Start a multipart upload and abort it, which writes nothing and needs the permission to write.
+
+        Writes need no permission to abort. Without it an empty upload stays, which costs nothing and which a lifecycle
+        rule of the bucket's can take away.
+        """
         upload = await self._call(deadline, lambda s3: s3.create_multipart_upload(Bucket=self.name, Key=key))
 
         async def abort(s3: "S3Client") -> None:
@@ -196,7 +209,8 @@ class Bucket:
                 if s3_errors.code_of(error) != "NoSuchUpload":  # a repetition of an abort that was done
                     raise
 
-        await self._call(deadline, abort)
+        with contextlib.suppress(AccessDenied):
+            await self._call(deadline, abort)
 
     async def each(
         self, items: Iterable[_Item], work: Callable[[_Item], Awaitable[None]], *, all_or_nothing: bool = False
@@ -247,7 +261,8 @@ class Bucket:
             failed = {entry.get("Key", ""): entry.get("Code", "") for entry in reply.get("Errors", ())}
             codes = {key: code for key, code in failed.items() if code not in {"NoSuchKey", "NoSuchVersion"}}
             again = [key for key in left if s3_errors.is_retried_code(codes.get(key, ""))]
-            errors |= {key: s3_errors.for_code(code, self.where) for key, code in codes.items()}
+            said = {entry.get("Key", ""): entry.get("Message", "") for entry in reply.get("Errors", ())}
+            errors |= {key: s3_errors.for_code(code, self.where, message=said[key]) for key, code in codes.items()}
             attempt += 1
             if not again or attempt == s3_errors.SERVER_ATTEMPTS or not await _pause(attempt, deadline):
                 return errors

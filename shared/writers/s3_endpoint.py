@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from shared.endpoints import aws_host, default_port, read_host
+from shared.endpoints import aws_host, check_no_bucket, default_port, read_host
 from shared.errors import StateStoreNotReady
 from shared.resources import BucketSpec
 
@@ -42,10 +42,11 @@ def read_endpoint(spec: BucketSpec) -> Endpoint:
     """Read `spec.endpoint` with what belongs to it.
 
     Raises:
-        StateStoreNotReady: it is no `host[:port]`, or its scheme contradicts `insecure`; the sentence says what
-            to write.
+        StateStoreNotReady: it is no `host[:port]`, names a bucket, or its scheme contradicts `insecure`; the sentence
+            says what to write.
     """
     host, port = read_host(spec.endpoint, insecure=spec.insecure)
+    check_no_bucket(host, spec.bucket_name)
     shown = host if port == default_port(insecure=spec.insecure) else f"{host}:{port}"
     url = f"{'http' if spec.insecure else 'https'}://{shown}"
     if (aws := aws_host(host, port, insecure=spec.insecure)) is None:
@@ -70,7 +71,7 @@ def check_bucket_name(name: str) -> None:
     """
     if not _BUCKET.fullmatch(name) or ".." in name:
         raise StateStoreNotReady(
-            f"spec.bucketName {name[:80]!r} is no bucket's name: write lower-case letters, digits, hyphens and dots"
+            f"spec.bucketName {name[:80]!r} is not a bucket's name: write lower-case letters, digits, hyphens and dots"
         )
 
 

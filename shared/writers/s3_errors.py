@@ -1,15 +1,16 @@
 """What S3 servers and the network answer, as our own errors: each a sentence with what to change, and no secret.
 
-Servers echo access keys, signatures and the string to sign in their messages, so nothing of an answer is repeated but
-its code and status.
+Servers echo access keys, signatures and the string to sign, so nothing of an answer is repeated but its code, its
+status and its message, without what belongs to credentials.
 """
 
 import re
 import socket
 import ssl
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 from botocore.exceptions import (
@@ -25,7 +26,17 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from shared.errors import AccessDenied, LandfallError, StateStoreError, StoreNotFound, StoreUnavailable, WriteRejected
+from shared.errors import (
+    AccessDenied,
+    LandfallError,
+    StateStoreError,
+    StateStoreNotReady,
+    StoreNotFound,
+    StoreUnavailable,
+    WriteRejected,
+)
+from shared.writers.s3_words import IN_TROUBLE, meaning_of, right_for
+from shared.writers.words import Meaning, Redactor
 
 # What a client's call can raise; TimeoutError is an OSError.
 FAILURES: Final = (BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError, OSError)
@@ -37,43 +48,27 @@ _ONE: Final = 1
 _TLS_FAILURES: Final = (SSLError, aiohttp.ClientSSLError)
 _CUT: Final = (HTTPClientError, aiohttp.ClientError, OSError)
 
-_RETRIED_CODES: Final = frozenset(
-    {
-        "BandwidthLimitExceeded", "ConditionalRequestConflict", "InternalError", "OperationAborted",
-        "RequestLimitExceeded", "RequestThrottled", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable",
-        "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "TooManyRequests",
-    }
-)  # fmt: skip
 _RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 509})
-
-_DENIED: Final = {
-    "InvalidAccessKeyId": "the server does not know the access key: correct accessKeyID in the Secret",
-    "SignatureDoesNotMatch": "the signature is wrong: correct secretAccessKey in the Secret",
-    "ExpiredToken": "the credentials have expired: renew them",
-    "ExpiredTokenException": "the credentials have expired: renew them",
-    "InvalidToken": "the session token is not valid: renew the credentials",
-    "RequestTimeTooSkewed": "its clock and ours differ too much: set the server's clock",
-    "RequestExpired": "its clock and ours differ too much: set the server's clock",
-    "AccountProblem": "the account has a problem: ask its provider",
-    "NotSignedUp": "the account is not signed up for S3: ask its provider",
-    "InvalidSecurity": "the credentials are not valid: correct the Secret",
-}
-_ACCESS_DENIED: Final = (
-    "access is denied: allow these credentials s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject,"
-    " s3:DeleteObject and s3:AbortMultipartUpload in it"
-)
-_MISSING_BUCKET: Final = frozenset({"NoSuchBucket", "InvalidBucketName"})
 _CODE: Final = re.compile(r"[A-Za-z0-9.]{1,60}", re.ASCII)
-_FORBIDDEN, _UNAUTHORIZED = 403, 401
-_MULTIPLE_CHOICES, _BAD_REQUEST = 300, 400
+_PAGE: Final = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)", re.IGNORECASE)
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 200, 300, 400, 401, 403, 404
+_TOO_MANY, _SERVER_ERROR = 429, 500
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The bucket that messages are about."""
+    """The bucket that messages are about.
+
+    Attributes:
+        insecure: whether it is talked to over plain http.
+        redactor: knows the credentials, which servers repeat.
+    """
 
     bucket: str
     host: str
+    insecure: bool = False
+    redactor: Redactor = field(default_factory=Redactor, compare=False)
 
     def __str__(self) -> str:
         return f"bucket {self.bucket} at {self.host}"
@@ -82,7 +77,8 @@ class Where:
 def attempts_for(error: Exception) -> int:
     """Return how often a call may be made in all when it fails like this; 1 means that a repetition cannot help."""
     if isinstance(error, ClientError):
-        retried = code_of(error) in _RETRIED_CODES or _status(error) in _RETRIED_STATUSES
+        row = meaning_of(code_of(error), _message(error))
+        retried = _status(error) in _RETRIED_STATUSES if row is None else row.meaning is Meaning.TROUBLE
         return SERVER_ATTEMPTS if retried else _ONE
     if isinstance(error, TimeoutError | ConnectTimeoutError | ReadTimeoutError):
         return SLOW_ATTEMPTS
@@ -103,7 +99,8 @@ def was_cut_off(error: Exception) -> bool:
 
 def is_retried_code(code: str) -> bool:
     """Whether an entry of DeleteObjects' `Errors` with that code may succeed when it is sent again."""
-    return code in _RETRIED_CODES
+    row = meaning_of(code, "")
+    return row is not None and row.meaning is Meaning.TROUBLE
 
 
 def translate(error: Exception, where: Where, timeout: float) -> LandfallError:
@@ -115,7 +112,7 @@ def translate(error: Exception, where: Where, timeout: float) -> LandfallError:
         timeout: of one call, in seconds.
     """
     if isinstance(error, ClientError):
-        return for_code(code_of(error), where, _status(error))
+        return for_code(code_of(error), where, _status(error), _message(error), error.operation_name)
     if (ours := ours_in(error)) is not None:
         return ours
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
@@ -127,29 +124,102 @@ def translate(error: Exception, where: Where, timeout: float) -> LandfallError:
     return _tls(error, where) if isinstance(error, _TLS_FAILURES) else _network(error, where)
 
 
-def for_code(code: str, where: Where, status: int = 0) -> StateStoreError:
-    """Return our error for an S3 error code, with the answer's HTTP status where there is one."""
-    if code in _MISSING_BUCKET:
-        return StoreNotFound(f"{where} does not exist: create it, or correct spec.bucketName or spec.endpoint")
-    if code in _DENIED:
-        return AccessDenied(f"{where}: {_DENIED[code]} ({code})")
+def for_code(
+    code: str, where: Where, status: int = 0, message: str = "", operation: str = "DeleteObjects"
+) -> StateStoreError:
+    """Return our error for an answer of a server's.
+
+    Args:
+        code: of S3's error, or the status where the answer has no body.
+        where: the bucket, for the sentence.
+        status: of HTTP; 0 for an entry of DeleteObjects' `Errors`.
+        message: the server's own, which is shown for what no table knows.
+        operation: of botocore's, that was answered so.
+    """
+    if code == "NoSuchKey" and operation == "ListObjectsV2":
+        # A list of a bucket that is in the host's name, too, is to the server an object of the bucket's name.
+        rest = where.host.removeprefix(f"{where.bucket.lower()}.")
+        if rest != where.host:
+            return StateStoreNotReady(f"{where}: spec.endpoint names the bucket already: write {rest}")
+        return StateStoreNotReady(f"{where}: spec.endpoint leads to another bucket: write the host of the S3 API alone")
+    said = where.redactor.signed(message)
+    answered = f"({shown(code, status)}{f': {said}' if said and said.lower() != 'none' else ''})"
+    if (row := meaning_of(code, message)) is None:
+        return _by_status(code, where, status, answered, right_for(operation))
+    if row.meaning in {Meaning.MISSING, Meaning.TROUBLE}:
+        return row.meaning.error(f"{where} {row.advice} ({shown(code, status)})")
+    return row.meaning.error(f"{where}: {row.advice} {answered}")
+
+
+def _by_status(code: str, where: Where, status: int, answered: str, right: str) -> StateStoreError:
     if code == "AccessDenied" or status in {_FORBIDDEN, _UNAUTHORIZED}:
-        return AccessDenied(f"{where}: {_ACCESS_DENIED} ({shown(code, status)})")
-    if code in _RETRIED_CODES or status in _RETRIED_STATUSES:
-        return StoreUnavailable(
-            f"{where} is overloaded or in trouble ({shown(code, status)}): it is tried again, see the server's state"
-        )
+        return AccessDenied(f"{where}: access is denied: allow these credentials {right} {answered}")
+    if status in _RETRIED_STATUSES:
+        return StoreUnavailable(f"{where} {IN_TROUBLE} {answered}")
     if _MULTIPLE_CHOICES <= status < _BAD_REQUEST:
-        return StoreUnavailable(
+        return StateStoreNotReady(
             f"{where} answers with a redirect, which is not followed with credentials: write the final host in"
-            " spec.endpoint"
+            f" spec.endpoint {answered}"
         )
-    return WriteRejected(f"{where} refused the call ({shown(code, status)}): see the server's own log for why")
+    if status == _BAD_REQUEST and code.isdigit() and where.insecure:
+        return StateStoreNotReady(
+            f"{where} takes no plain http: set spec.insecure to false if it speaks TLS {answered}"
+        )
+    if status == _NOT_FOUND and code.isdigit():
+        return StoreNotFound(
+            f"{where} is not there: check that spec.endpoint is the S3 API's, and spec.bucketName {answered}"
+        )
+    return WriteRejected(f"{where} refused the call {answered}: see the server's own log for why")
 
 
-def no_s3(where: Where) -> StoreUnavailable:
+def unlike_s3(
+    where: Where, status: int, headers: Mapping[str, str], body: bytes, *, listing: bool
+) -> StateStoreError | None:
+    """Return the error for an answer that no S3 server gives: a redirect to elsewhere, or a web page.
+
+    Args:
+        where: the bucket, for the sentence.
+        status: of the answer.
+        headers: of the answer.
+        body: of the answer.
+        listing: whether a list was asked for, so that a success has to be one.
+    """
+    if status in _REDIRECTS and headers.get("Location") and b"<Code>" not in body:
+        return _redirected(where, headers["Location"])
+    if status >= _SERVER_ERROR or status == _TOO_MANY:
+        return None  # a proxy's word for trouble behind it
+    if _PAGE.match(body):
+        if status in {_UNAUTHORIZED, _FORBIDDEN}:
+            return AccessDenied(
+                f"{where} answers with a web page ({status}): a proxy or a firewall in between denies the call, or"
+                " spec.endpoint is not the S3 API's"
+            )
+        return StateStoreNotReady(
+            f"{where} answers with a web page, not as S3 does: write the endpoint of the S3 API into spec.endpoint, not"
+            " that of a console or a website"
+        )
+    return no_s3(where) if listing and status == _OK and not body.lstrip().startswith(b"<") else None
+
+
+def _redirected(where: Where, location: str) -> StateStoreError:
+    try:
+        target = urlsplit(location)
+        host = target.hostname or ""
+        shown_host = f"{host}:{target.port}" if target.port else host
+    except ValueError:
+        target, host, shown_host = urlsplit(""), "", ""
+    ours = urlsplit(f"//{where.host}").hostname
+    if where.insecure and target.scheme == "https" and host == ours:
+        return StateStoreNotReady(f"{where} redirects from http to https: set spec.insecure to false")
+    return StateStoreNotReady(
+        f"{where} answers with a redirect to {shown_host[:100] or 'nowhere'}, which is not followed with credentials:"
+        " write that host into spec.endpoint if it is the S3 API's, or correct spec.endpoint"
+    )
+
+
+def no_s3(where: Where) -> StateStoreNotReady:
     """Return the error for a success that no S3 server would answer."""
-    return StoreUnavailable(f"{where} gave an answer that is not S3's: check spec.endpoint and spec.insecure")
+    return StateStoreNotReady(f"{where} gave an answer that is not S3's: check spec.endpoint and spec.insecure")
 
 
 def shown(code: str, status: int = 0) -> str:
@@ -167,6 +237,10 @@ def code_of(error: ClientError) -> str:
 def ours_in(error: BaseException) -> LandfallError | None:
     """Return an error of our own (of the address guard) that the client's libraries have wrapped."""
     return next((link for link in _chain(error) if isinstance(link, LandfallError)), None)
+
+
+def _message(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Message") or "")
 
 
 def _status(error: ClientError) -> int:

@@ -27,6 +27,7 @@ from shared.errors import StateStoreNotReady
 from shared.settings import Settings
 from shared.writers.network import check_address
 from shared.writers.s3_endpoint import Endpoint
+from shared.writers.s3_errors import Where, unlike_s3
 from shared.writers.s3_put import Answer, Puts
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 # Keep-alive shorter than common servers' and load balancers' (60 s, MinIO 30 s), so that they rarely close first.
 _KEEP_ALIVE_SECONDS: Final = 20.0
+_MULTIPLE_CHOICES: Final = 300
 
 Networks = Sequence[IPv4Network | IPv6Network]
 
@@ -93,16 +95,27 @@ class GuardedSession(AIOHTTPSession):
     checked; aiobotocore has no option for that, nor for a context.
     """
 
-    def __init__(self, tls: ssl.SSLContext, puts: Puts, **kwargs: Any) -> None:
+    def __init__(self, tls: ssl.SSLContext, puts: Puts, where: Where, **kwargs: Any) -> None:
         """Take what is ours before what aiobotocore gives to every session."""
         self._tls = tls
+        self._where = where
         self._puts = puts
         self._direct = not kwargs.get("proxies")
         super().__init__(**kwargs)
 
     async def send(self, request: Any) -> Any:
-        """Send a request, and show `Puts` where it went, unless a proxy of the environment's is on the way."""
+        """Send a request, and show `Puts` where it went, unless a proxy of the environment's is on the way.
+
+        Raises:
+            StateStoreError: what answered is not an S3 server.
+        """
         response = await super().send(request)
+        listing = request.method == "GET" and "list-type=2" in request.url
+        if listing or (request.method != "HEAD" and response.status_code >= _MULTIPLE_CHOICES):
+            body = await response.content
+            error = unlike_s3(self._where, response.status_code, response.headers, body, listing=listing)
+            if error is not None:
+                raise error
         if self._direct:
             self._puts.learn(self, request, response.status_code)
         return response
@@ -134,8 +147,8 @@ class _WithoutRedirects:
 
 
 @asynccontextmanager
-async def connect(
-    endpoint: Endpoint, credentials: Credentials | None, settings: Settings, ca: bytes | None, puts: Puts
+async def connect(  # noqa: PLR0917 -- what a client is made of
+    endpoint: Endpoint, credentials: Credentials | None, settings: Settings, ca: bytes | None, puts: Puts, where: Where
 ) -> AsyncIterator["S3Client"]:
     """Open a client for an endpoint in the running loop, and close it at the end.
 
@@ -144,7 +157,8 @@ async def connect(
         credentials: None for the function's own role.
         settings: limits, time-outs and what the network may reach.
         ca: PEM of further CAs, the Secret's.
-        puts: is told the client's credentials, and where its requests go.
+        puts: gets the client's credentials, and where its requests go.
+        where: the bucket, for messages.
 
     Raises:
         StateStoreNotReady: as `tls_context`.
@@ -155,7 +169,7 @@ async def connect(
     if not endpoint.aws:
         # Newer checksums, on by default, are refused or left out by many servers that are not AWS's.
         own = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-    session_class: Any = functools.partial(GuardedSession, tls, puts)
+    session_class: Any = functools.partial(GuardedSession, tls, puts, where)
     config = AioConfig(
         connector_args={
             "keepalive_timeout": _KEEP_ALIVE_SECONDS,

@@ -6,6 +6,7 @@ from typing import Final
 
 from shared import paths
 from shared.deadline import Deadline
+from shared.errors import AccessDenied
 from shared.plan import MAX_WALKED, Edit, Listing
 from shared.writers.s3_client import Bucket, Entry
 
@@ -58,13 +59,15 @@ class _Search:
         self._lookups = {
             path for name in named for path in (name, *paths.parents(name)) if not _is_covered(path, self._directories)
         }
+        # A policy may allow listing below a directory alone; what is above is looked at where that is permitted.
+        self._above = {above for edit in edits for above in (edit.root, *paths.parents(edit.root))}
         self._base = _common_directory([*named, *(f"{directory}/" for directory in pruned)])
         self._found: dict[str, Entry] = {}
         self.unread: list[str] = []
 
     async def run(self) -> dict[str, Entry]:
         calls = len(self._directories) + len(self._lookups)
-        if calls > LOOKUPS_PER_PAGE and await self._list(self._base, pages=calls // LOOKUPS_PER_PAGE):
+        if calls > LOOKUPS_PER_PAGE and await self._list_base(pages=calls // LOOKUPS_PER_PAGE):
             self._directories = set()
             self._lookups = {path for path in self._lookups if not _is_covered(path, {self._base})}
         await self._do(self._directories, self._list)
@@ -95,9 +98,20 @@ class _Search:
             pages = None if pages is None else pages - 1
         return False
 
+    async def _list_base(self, pages: int) -> bool:
+        try:
+            return await self._list(self._base, pages=pages)
+        except AccessDenied:  # what lies above several directories, each of which may be listed
+            return False
+
     async def _look(self, path: str) -> None:
         """Find the object at a path, and where there is none but a file is wanted, what it would replace."""
-        page = await self._bucket.list(path, self._deadline, max_keys=_LOOKUP_KEYS)
+        try:
+            page = await self._bucket.list(path, self._deadline, max_keys=_LOOKUP_KEYS)
+        except AccessDenied:  # the put says so if something is in the way up there
+            if path not in self._above:
+                raise
+            return
         if (entry := page.entries.get(path)) is not None:
             self._found[path] = entry
         elif path in self._files and (page.next is not None or any(key.startswith(f"{path}/") for key in page.entries)):

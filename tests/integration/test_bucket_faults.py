@@ -13,7 +13,9 @@ from shared.errors import (
     AccessDenied,
     LandfallError,
     OutOfTime,
+    QuotaExceeded,
     StateStoreError,
+    StateStoreNotReady,
     StoreNotFound,
     StoreUnavailable,
     WriteRejected,
@@ -192,19 +194,27 @@ ANSWERS: dict[str, tuple[Answer, type[LandfallError], str]] = {
     "no-bucket": (Answer.error(404, "NoSuchBucket"), StoreNotFound, "create it, or correct spec.bucketName"),
     "unknown-key": (Answer.error(403, "InvalidAccessKeyId"), AccessDenied, "correct accessKeyID"),
     "wrong-secret": (Answer.error(403, "SignatureDoesNotMatch"), AccessDenied, "correct secretAccessKey"),
-    "not-allowed": (Answer.error(403, "AccessDenied"), AccessDenied, "s3:PutObject"),
+    "not-allowed": (Answer.error(403, "AccessDenied"), AccessDenied, "s3:ListBucket"),
     "403-without-a-body": (Answer(403), AccessDenied, "HTTP 403"),
     "401": (Answer(401), AccessDenied, "HTTP 401"),
     "expired": (Answer.error(400, "ExpiredToken"), AccessDenied, "expired: renew"),
     "clock": (Answer.error(403, "RequestTimeTooSkewed"), AccessDenied, "clock"),
-    "redirect": (Answer(307, headers={"Location": "http://other.example/"}), StoreUnavailable, "redirect"),
-    "moved": (Answer(301, headers={"Location": "http://other.example/"}), StoreUnavailable, "redirect"),
-    "web-page": (Answer(200, b"<html><p>Welcome</p></html>"), StoreUnavailable, "not S3's"),
-    "broken-page": (Answer(200, b"<html><p>Welcome<br></html>"), StoreUnavailable, "in trouble"),
-    "text": (Answer(200, b"Hello"), StoreUnavailable, "in trouble"),
-    "nothing": (Answer(200), StoreUnavailable, "not S3's"),
+    "redirect": (Answer(307, headers={"Location": "http://other.example/"}), StateStoreNotReady, "redirect"),
+    "moved": (Answer(301, headers={"Location": "http://other.example/"}), StateStoreNotReady, "redirect"),
+    "to-https": (Answer(301, headers={"Location": "https://127.0.0.1/"}), StateStoreNotReady, "insecure to false"),
+    "web-page": (Answer(200, b"<html><p>Welcome</p></html>"), StateStoreNotReady, "web page"),
+    "broken-page": (Answer(200, b"<html><p>Welcome<br></html>"), StateStoreNotReady, "web page"),
+    "missing-page": (Answer(404, b"<!doctype html><p>Not found"), StateStoreNotReady, "web page"),
+    "forbidden-page": (Answer(403, b"<!doctype html><p>Sign in"), AccessDenied, "web page (403)"),
+    "page-of-a-proxy": (Answer(502, b"<html>Bad Gateway</html>"), StoreUnavailable, "in trouble"),
+    "text": (Answer(200, b"Hello"), StateStoreNotReady, "not S3's"),
+    "nothing": (Answer(200), StateStoreNotReady, "not S3's"),
+    "tls": (Answer(400, b"Client sent an HTTP request to an HTTPS server."), StateStoreNotReady, "insecure to false"),
     "strange-code": (Answer.error(400, "secret: hunter2"), WriteRejected, "HTTP 400"),
-    "quota": (Answer.error(400, "EntityTooLarge"), WriteRejected, "EntityTooLarge"),
+    "too-large": (Answer.error(400, "EntityTooLarge"), WriteRejected, "EntityTooLarge"),
+    "quota": (Answer.error(403, "QuotaExceeded"), QuotaExceeded, "raise it"),
+    "full": (Answer.error(507, "XMinioStorageFull"), QuotaExceeded, "disks are full"),
+    "new-words": (Answer.error(400, "NewCode", "we moved to Mars"), WriteRejected, "(NewCode: we moved to Mars)"),
 }
 
 
@@ -241,7 +251,7 @@ async def test_a_redirect_takes_neither_documents_nor_credentials_to_another_hos
         for status in (301, 302, 303, 307, 308):
             store.proxy.fail("Put", *[Answer(status, headers=location)] * 20)
             outcomes = await writer.write([edit({"a": b"document"})], soon())
-            assert isinstance(outcomes["one"], StoreUnavailable)
+            assert isinstance(outcomes["one"], StateStoreNotReady)
         assert other.asked == []
     assert store.files() == {}
 
@@ -277,5 +287,5 @@ async def test_a_put_that_a_web_server_takes_for_a_page_is_no_success(store: Fau
     store.proxy.fail("Put", Answer(200, b"<html><p>Welcome</p></html>"))
     async with store.open() as writer:
         outcomes = await writer.write([edit({"a": b"document"})], soon())
-    assert isinstance(outcomes["one"], StoreUnavailable)
+    assert isinstance(outcomes["one"], StateStoreNotReady)
     assert "not S3's" in str(outcomes["one"])

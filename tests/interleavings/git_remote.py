@@ -18,8 +18,8 @@ from dulwich.refs import Ref
 
 from shared.errors import AccessDenied
 from shared.writers.git import remote as remotes
-from shared.writers.git.answers import Redactor
 from shared.writers.git.session import ConnectionLost, Session
+from shared.writers.words import Redactor
 from tests.interleavings.machine import Access, Machine
 
 _REF: Final = Ref(b"refs/heads/main")

@@ -155,8 +155,8 @@ class Versitygw(S3Server):
 
 
 @contextlib.contextmanager
-def minio(*, https: bool = False) -> Iterator[Minio]:
-    """Run a MinIO."""
+def minio(*, https: bool = False, domain: str = "") -> Iterator[Minio]:
+    """Run a MinIO; with a `domain`, hosts below it name buckets (virtual-hosted style)."""
     with tempfile.TemporaryDirectory(prefix="landfall-minio-") as folder:
         directory, port, root = Path(folder), free_port(), _root()
         certificates = directory / "certificates"
@@ -170,6 +170,7 @@ def minio(*, https: bool = False) -> Iterator[Minio]:
             MINIO_BROWSER="off",
             MINIO_UPDATE="off",
             MINIO_REGION=_REGION,
+            **({"MINIO_DOMAIN": domain} if domain else {}),
         )
         ca = authority.ca if authority else None
         url = f"{'https' if https else 'http'}://127.0.0.1:{port}"

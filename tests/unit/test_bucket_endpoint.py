@@ -13,6 +13,15 @@ from shared.settings import Settings
 from shared.writers.s3 import BucketWriter
 from shared.writers.s3_endpoint import Endpoint, read_endpoint
 
+ODD_KEYS = [
+    b"KEY\nID",
+    b"KEY ID",
+    b"KEY\tID",
+    b"KEY\x00ID",
+    "KEY\u200bID".encode(),
+    "KEY\u00a0ID".encode(),
+    "KÉY".encode(),
+]
 KEYS = {"accessKeyID": b"KEYID", "secretAccessKey": b"verysecret"}
 
 
@@ -179,6 +188,10 @@ def test_an_address_of_the_function_itself_is_refused_before_any_look_up(endpoin
         (KEYS, {"bucketName": "a/b"}, "spec.bucketName"),
         (KEYS, {"bucketName": "arn:aws:s3:::x"}, "spec.bucketName"),
         (KEYS, {"bucketName": "a..b"}, "spec.bucketName"),
+        *((KEYS | {"accessKeyID": odd}, {}, "accessKeyID of Secret keys holds") for odd in ODD_KEYS),
+        (KEYS | {"secretAccessKey": b"very\nsecret"}, {}, "secretAccessKey of Secret keys holds a line break"),
+        (KEYS | {"secretAccessKey": b"very\x00secret"}, {}, "secretAccessKey of Secret keys holds a line break"),
+        (KEYS | {"secretAccessKey": b" \n "}, {}, "^secret is missing key: secretAccessKey"),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, str) else None,
 )
@@ -187,6 +200,49 @@ def test_a_store_that_cannot_be_used_as_declared_says_what_is_missing(
 ) -> None:
     with pytest.raises(StateStoreNotReady, match=words):
         open_writer(data, **spec)
+
+
+@pytest.mark.parametrize("around", [b"%s\n", b" %s ", b"\r\n%s\r\n"])
+def test_white_space_around_a_key_or_a_setting_is_forgiven(around: bytes) -> None:
+    data = {key: around % value for key, value in KEYS.items()}
+    written = open_writer(data, bucketName=" bucket\n", endpoint=" s3.example.com ", authMethod=" accessKey")
+    assert written._bucket.name == "bucket"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "bucket", "words"),
+    [
+        ("bucket.s3.eu-west-1.amazonaws.com", "bucket", "write s3.eu-west-1.amazonaws.com$"),
+        ("https://Bucket.S3.amazonaws.com/", "bucket", "write s3.amazonaws.com$"),
+        ("my.bucket.s3.dualstack.eu-west-1.amazonaws.com", "my.bucket", "write s3.dualstack.eu-west-1.amazonaws.com$"),
+        ("other.s3.eu-west-1.amazonaws.com", "bucket", "write s3.eu-west-1.amazonaws.com, and the bucket's name into"),
+        ("my.bucket.vpce-0a.s3.eu-west-1.vpce.amazonaws.com", "my", "write bucket.vpce-0a.s3"),
+        (f"bucket.{'0a' * 16}.r2.cloudflarestorage.com", "bucket", f"write {'0a' * 16}.r2"),
+        (f"bucket.{'0a' * 16}.eu.r2.cloudflarestorage.com", "bucket", f"write {'0a' * 16}.eu.r2"),
+        ("bucket.storage.googleapis.com", "bucket", "write storage.googleapis.com$"),
+        ("bucket.fra1.digitaloceanspaces.com", "bucket", "write fra1.digitaloceanspaces.com$"),
+        ("s3.eu-west-1.amazonaws.com/bucket", "bucket", "write s3.eu-west-1.amazonaws.com alone; .*spec.bucketName"),
+        ("https://minio.example.com:9000/bucket/dir/", "bucket", "write minio.example.com:9000 alone; .*spec.path"),
+        ("minio.example.com/bucket", "bucket", "write minio.example.com alone"),
+    ],
+)
+def test_a_bucket_in_the_endpoint_is_refused_with_the_host_to_write(endpoint: str, bucket: str, words: str) -> None:
+    with pytest.raises(StateStoreNotReady, match=words):
+        endpoint_of(endpoint, bucketName=bucket)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "bucket"),
+    [
+        ("bucket.example.com", "bucket"),  # a host of that name; the check finds out
+        ("bucket.s3.example.com", "bucket"),
+        ("s3.eu-west-1.amazonaws.com", "s3"),
+        ("bucket.vpce-0a1b-2c.s3.eu-west-1.vpce.amazonaws.com", "bucket"),
+        ("storage.googleapis.com", "storage"),
+    ],
+)
+def test_a_host_that_may_be_the_servers_own_is_taken(endpoint: str, bucket: str) -> None:
+    assert endpoint_of(endpoint, bucketName=bucket).host == endpoint
 
 
 def test_an_empty_auth_method_is_the_default() -> None:

@@ -67,7 +67,9 @@ class Broken:
 
 class Session(GuardedSession):
     def __init__(self, error: Exception) -> None:
-        super().__init__(ssl.create_default_context(), Puts("bucket", checksums=False))
+        super().__init__(
+            ssl.create_default_context(), Puts("bucket", checksums=False), Where("bucket", "minio.example.com")
+        )
         self._broken: Any = Broken(error)
 
     async def _get_session(self, proxy_url: str | None) -> Any:

@@ -9,12 +9,27 @@ import pytest
 from shared.errors import StateStoreNotReady
 from shared.resources import GitAuthor, GitStateStore, Secret
 from shared.settings import Settings
+from shared.writers import words
 from shared.writers.git import GitWriter, answers, commit, remote
-from shared.writers.git.answers import Redactor, RemoteText
+from shared.writers.git.answers import RemoteText
 from shared.writers.git.ssh import KnownHosts
+from shared.writers.words import Redactor
 
 BASIC = {"username": "u", "password": "canary-password"}
 URL = "https://git.example.test/team/repo.git"
+BRANCHES = [
+    "",
+    " ",
+    "refs/tags/v1",
+    "refs/heads/refs/heads/x",
+    "refs/remotes/origin/x",
+    "HEAD",
+    "@",
+    "-x",
+    "a b",
+    "x.lock",
+]
+ODD = ["\n", "\r\n", "\t", "\0", "\x1b", "\u200b", "\ufeff", "\u00a0"]
 
 
 def open_writer(spec: dict[str, Any], data: dict[str, str] | None = None, **settings: Any) -> GitWriter:
@@ -79,7 +94,8 @@ def test_other_urls_are_refused_without_repeating_a_secret(url: str, words: str)
     ("spec", "data", "words"),
     [
         ({"authMethod": "token"}, BASIC, "basicAuth, ssh, githubApp"),
-        ({}, {}, "missing key: username"),
+        ({}, {}, "missing key: password"),
+        ({}, {"username": "u", "password": " \n"}, "missing key: password"),
         ({}, {"username": "u"}, "missing key: password"),
         ({}, {"username": "a:b", "password": "p"}, "colon"),
         ({"authMethod": "ssh"}, {}, "does not fit the https URL"),
@@ -89,7 +105,10 @@ def test_other_urls_are_refused_without_repeating_a_secret(url: str, words: str)
         ({"url": "http://h/r"}, BASIC, "LANDFALL_ALLOW_PLAIN_HTTP_GIT"),
         ({"branch": "a..b"}, BASIC, "spec.branch"),
         ({"branch": "a\nb"}, BASIC, "spec.branch"),
-        ({"branch": "-"}, {**BASIC, "ca.crt": "canary"}, "ca.crt"),
+        ({}, {**BASIC, "ca.crt": "canary"}, "ca.crt"),
+        *(({"branch": branch}, BASIC, "not a valid Git branch name") for branch in BRANCHES),
+        *(({}, {**BASIC, "password": f"canary{odd}x"}, "password of Secret creds holds a line break") for odd in ODD),
+        *(({}, {**BASIC, "username": f"canary{odd}x"}, "username of Secret creds holds a line break") for odd in ODD),
     ],
 )
 def test_what_cannot_work_is_refused_when_the_writer_is_opened(
@@ -98,6 +117,34 @@ def test_what_cannot_work_is_refused_when_the_writer_is_opened(
     with pytest.raises(StateStoreNotReady, match=words) as caught:
         open_writer(spec, data)
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("written", ["main", "refs/heads/main", " main\n", " refs/heads/main "])
+def test_a_branch_is_read_in_every_form_and_is_one_place(written: str) -> None:
+    def identity(branch: str) -> str:
+        spec = {"url": f" {URL} ", "branch": branch, "authMethod": " basicAuth"}
+        return GitStateStore.parse({"kind": "GitStateStore", "metadata": {"name": "s"}, "spec": spec}).identity
+
+    assert identity(written) == identity("main")
+    assert open_writer({"branch": written})._branch == "main"
+    assert open_writer({"branch": "feature/heads/main"})._branch == "feature/heads/main"
+
+
+@pytest.mark.parametrize(
+    ("url", "data", "user"),
+    [
+        ("https://github.com/org/repo", {"password": "t"}, "x-access-token"),
+        ("https://GitHub.example.com/org/repo", {"username": "", "password": "t"}, "x-access-token"),
+        ("https://example.com/github/repo", {"username": " \n", "password": "t"}, "x-access-token"),
+        ("https://dev.azure.com/org/project/_git/repo", {"password": "t"}, ""),
+        ("https://github.com/org/repo", {"username": "octocat\n", "password": " t\n"}, "octocat"),
+    ],
+)
+def test_a_token_needs_no_user_name(url: str, data: dict[str, str], user: str) -> None:
+    """The user names are Kratix's (util/git/http.go at ae170e22, newBasicAuthCreds)."""
+    credentials = open_writer({"url": url}, data)._endpoint._basic  # type: ignore[attr-defined]
+    assert (credentials.user, credentials.password) == (user, "t")
+    assert credentials.header == f"Basic {base64.b64encode(f'{user}:t'.encode()).decode()}"
 
 
 def test_a_missing_secret_is_named_with_its_reason() -> None:
@@ -158,7 +205,7 @@ def test_words_hold_no_secret_in_any_encoding() -> None:
     for form in (secret, quote(secret, safe=""), both, both.rstrip("="), base64.b64encode(secret.encode()).decode()):
         assert redactor.words(f"a {form} b") == "a *** b"
     assert redactor.words(b"one\r\n\x1b[1mtwo\xff") == "one [1mtwo�"
-    assert len(redactor.words("x" * 10_000)) == answers.MAX_WORDS + 1
+    assert len(redactor.words("x" * 10_000)) == words.MAX_WORDS + 1
 
 
 def test_remote_text_is_bounded_and_leaves_progress_out() -> None:

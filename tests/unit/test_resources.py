@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from shared.endpoints import repository_identity
 from shared.errors import InvalidObject, StateStoreNotReady
 from shared.resources import (
     BucketStateStore,
@@ -12,7 +13,6 @@ from shared.resources import (
     GitStateStore,
     Secret,
     parse_state_store,
-    repository_identity,
 )
 
 REF = {"kind": "BucketStateStore", "name": "default"}

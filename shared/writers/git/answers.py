@@ -1,12 +1,8 @@
 """The server's words: cut to a bounded, printable line without secrets, and read for who has to act."""
 
-import base64
 import re
-from collections.abc import Iterable
 from typing import Final
-from urllib.parse import quote, quote_plus
 
-MAX_WORDS: Final = 600  # characters of a server's own text that a message carries
 MAX_REMOTE_BYTES: Final = 8192  # of the text that a server sends beside its answer
 
 # Git's and the forges' words for a rule that says no; another try would be told the same.
@@ -59,37 +55,6 @@ def says_missing(words: str) -> bool:
 def says_denied(words: str) -> bool:
     """Whether a server's text says that we may not."""
     return _DENIED.search(words) is not None
-
-
-class Redactor:
-    """Knows the secrets of one writer, and takes them out of texts that come from elsewhere."""
-
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._hidden: set[str] = set()
-        for secret in secrets:
-            self.add(secret)
-
-    def __repr__(self) -> str:
-        return f"Redactor({len(self._hidden)} texts)"
-
-    def add(self, secret: str, *, user: str | None = None) -> None:
-        """Hide a secret from now on: as it is, URL-encoded, and in the base64 of basic authentication."""
-        if not secret:
-            return
-        encoded = [base64.b64encode(secret.encode()).decode()]
-        if user is not None:
-            encoded.append(base64.b64encode(f"{user}:{secret}".encode()).decode())
-        forms = (secret, quote(secret, safe=""), quote_plus(secret), *encoded, *(e.rstrip("=") for e in encoded))
-        self._hidden.update(forms)
-
-    def words(self, text: str | bytes) -> str:
-        """Return a server's text as one printable line of bounded length, without the secrets."""
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", "replace")
-        for hidden in sorted(self._hidden, key=len, reverse=True):
-            text = text.replace(hidden, "***")
-        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return line if len(line) <= MAX_WORDS else line[:MAX_WORDS] + "…"
 
 
 class RemoteText:

@@ -1,6 +1,6 @@
 """How one State Store's server is reached: the checked URL, the credentials, and a client for each session."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from dulwich.client import GitClient
 
@@ -8,11 +8,12 @@ from shared.errors import StateStoreNotReady
 from shared.resources import GitStateStore, Secret
 from shared.settings import Settings
 from shared.writers.git import remote as remotes
-from shared.writers.git.answers import Redactor
 from shared.writers.git.remote import Remote
 from shared.writers.git.session import Session
+from shared.writers.words import Redactor
 
 AUTH_METHODS = ("basicAuth", "ssh", "githubApp")
+GITHUB_USER: Final = "x-access-token"
 
 
 class Endpoint(Protocol):
@@ -78,7 +79,7 @@ class _HttpEndpoint:
 
             self._app = GitHubApp(secret, settings, self.redactor)
         else:
-            self._basic = smart_http.Credentials(secret.require_text("username"), secret.require_text("password"))
+            self._basic = smart_http.Credentials(_user(secret, remote), secret.require_line("password"))
             if ":" in self._basic.user:
                 raise StateStoreNotReady(f"secret key username of Secret {secret.name} contains a colon: remove it")
             self.redactor.add(self._basic.password, user=self._basic.user)
@@ -92,6 +93,16 @@ class _HttpEndpoint:
 
     def forget(self) -> bool:
         return self._app is not None and self._app.forget()
+
+
+def _user(secret: Secret, remote: Remote) -> str:
+    """Return the user name that goes with a token; Kratix's for a Secret without one (util/git/http.go).
+
+    Most forges read a token and no user name. GitHub wants one that is not empty.
+    """
+    if (secret.get("username") or b"").strip():
+        return secret.require_line("username")
+    return GITHUB_USER if "github" in remote.url.lower() else ""
 
 
 class _SshEndpoint:

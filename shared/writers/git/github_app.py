@@ -17,9 +17,9 @@ from shared.errors import AccessDenied, StateStoreNotReady, StoreUnavailable
 from shared.resources import Secret
 from shared.settings import Settings
 from shared.writers.git import remote
-from shared.writers.git.answers import Redactor
 from shared.writers.git.session import ConnectionLost, Session
 from shared.writers.git.smart_http import Credentials, request
+from shared.writers.words import Redactor
 
 DEFAULT_API_URL: Final = "https://api.github.com"
 CLOCK_SKEW_SECONDS: Final = 60  # GitHub refuses a request that was signed in its future
@@ -39,11 +39,11 @@ class GitHubApp:
     """
 
     def __init__(self, secret: Secret, settings: Settings, redactor: Redactor) -> None:
-        self._app = secret.require_text("appID")
-        self._installation = secret.require_text("installationID")
+        self._app = secret.require_line("appID")
+        self._installation = secret.require_line("installationID")
         if not self._installation.isdecimal():
             raise StateStoreNotReady(f"secret key installationID of Secret {secret.name} is no number")
-        url = secret.require_text("apiURL") if secret.get("apiURL") else DEFAULT_API_URL
+        url = secret.require_line("apiURL") if secret.get("apiURL") else DEFAULT_API_URL
         try:
             api = remote.parse(f"{url.rstrip('/')}/app")
         except StateStoreNotReady:

@@ -26,9 +26,9 @@ from shared.errors import (
 )
 from shared.resources import Secret
 from shared.settings import Settings
-from shared.writers.git.answers import Redactor
 from shared.writers.git.remote import Remote
 from shared.writers.git.session import ConnectionLost, Session
+from shared.writers.words import Redactor
 
 if TYPE_CHECKING:
     from dulwich.client import HTTPResponse

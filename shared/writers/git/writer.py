@@ -52,8 +52,13 @@ class GitWriter(Writer):
             StateStoreNotReady: a missing secret or key of it, a bad URL or branch, an unknown authMethod.
         """
         branch = store.spec.branch
-        if not branch.isprintable() or not check_ref_format(Ref(b"refs/heads/" + branch.encode("utf-8", "replace"))):
-            raise StateStoreNotReady(f"spec.branch {branch!r} is no name that Git takes for a branch")
+        # git-check-ref-format(1) with --branch refuses more than the format of a ref does.
+        other = branch.startswith(("refs/", "-")) or branch in {"HEAD", "@"}
+        ref = Ref(b"refs/heads/" + branch.encode("utf-8", "replace"))
+        if other or not branch.isprintable() or not check_ref_format(ref):
+            raise StateStoreNotReady(
+                f"spec.branch {branch[:80]!r} is not a valid Git branch name: write its name alone, such as main"
+            )
         return cls(open_endpoint(store, secret, settings), store, settings)
 
     async def write(self, edits: Sequence[Edit], deadline: Deadline) -> dict[str, Outcome]:
