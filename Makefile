@@ -19,6 +19,7 @@ LOCAL := .venv-local-$(VERSION)
 SAM := .venv-sam-$(VERSION)
 AUDIT := .venv-audit-$(VERSION)
 RELEASE := .venv-release-$(VERSION)
+DOCS := .venv-docs-$(VERSION)
 BIN := $(DEV)/bin
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/landfall
@@ -42,8 +43,8 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run smoke test unit check compat servers chaos fuzz bench sam-local rie artifacts release lint audit iam \
-	tables format lock clean distclean check-runtime-python check-python
+.PHONY: help setup demo run smoke test unit check compat servers chaos fuzz bench sam-local rie artifacts release docs style template lint audit \
+	iam tables format lock clean distclean check-runtime-python check-python
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -107,12 +108,19 @@ release: check-runtime-python $(SAM)/.installed $(RELEASE)/.installed ## make di
 	@$(SAM)/bin/python -m infra.release --python $(RUNTIME_PYTHON) --cyclonedx $(RELEASE)/bin/cyclonedx-py \
 		$(if $(IMAGE),--image $(IMAGE)) dist
 
-lint: $(DEV)/.installed ## check style, types, layers and the template
+docs: $(DOCS)/.installed ## build the documentation as a site in .landfall/site; a dead link fails (SERVE=1 shows it while you write)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs $(if $(SERVE),serve,build) --config-file infra/site/mkdocs.yml
+
+style: $(DEV)/.installed ## the part of lint that takes seconds: style and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy .
 	$(BIN)/lint-imports
+
+template: $(DEV)/.installed ## the part of lint that is about template.yaml
 	$(BIN)/cfn-lint template.yaml
+
+lint: style template ## check style, import layers, types and the template
+	$(BIN)/mypy .
 
 audit: $(SAM)/.installed $(AUDIT)/.installed ## validate the template as SAM does, and scan what it becomes
 	@$(SAM)/bin/sam validate --lint
@@ -144,6 +152,7 @@ lock: $(UV) ## write requirements*.txt anew from pyproject.toml (UPGRADE=--upgra
 	@$(COMPILE) --group sam -o requirements-sam.txt
 	@$(COMPILE) --group audit -o requirements-audit.txt
 	@$(COMPILE) --group release -o requirements-release.txt
+	@$(COMPILE) --group docs -o requirements-docs.txt
 	@$(COMPILE) --group emulation -o requirements-emulation.txt
 
 clean: ## delete what tools and runs leave behind
@@ -167,6 +176,9 @@ $(AUDIT)/.installed: requirements-audit.txt | check-python $(UV)
 
 $(RELEASE)/.installed: requirements-release.txt | check-python $(UV)
 	$(call install,$(RELEASE),$<)
+
+$(DOCS)/.installed: requirements-docs.txt | check-python $(UV)
+	$(call install,$(DOCS),$<)
 
 # Make an environment hold exactly what a lock says. $(1): the environment, $(2): the lock.
 define install
