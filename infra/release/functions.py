@@ -10,7 +10,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 ARCHITECTURES: Final = ("x86_64", "arm64")  # Lambda's names, and the template's parameter Architecture
-_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip can tell (APPNOTE 4.4.6)
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip can hold (APPNOTE 4.4.6)
 _DIGITS: Final = 12  # of the checksum, in a zip's name
 
 
