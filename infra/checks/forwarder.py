@@ -75,7 +75,7 @@ async def identity(look: Look) -> list[Line]:
     what = "identity of the forwarder at AWS"
     deployed = await deployed_settings(look)
     if deployed is None or look.forwarder is None:
-        return [not_checked(what, "there is no Deployment of the forwarder")]
+        return [not_checked(what, "the forwarder has no Deployment")]
     namespace = look.forwarder[0]
     path = f"/api/v1/namespaces/{quote(namespace, safe='')}/serviceaccounts/{quote(deployed.service_account, safe='')}"
     account = await look.kubernetes.read(path)

@@ -79,6 +79,6 @@ def _expanded(entry: Any) -> Any:
 
 
 def _repository() -> str:
-    """Return the repository's address on GitHub, which its workflows tell; empty elsewhere."""
+    """Return the repository's address on GitHub, from the environment of its workflows; empty elsewhere."""
     name = os.environ.get("GITHUB_REPOSITORY")
     return f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{name}" if name else ""
