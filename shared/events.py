@@ -159,7 +159,7 @@ def _cloud_event(attributes: Mapping[str, Any], event: Mapping[str, Any], cluste
     # dev.knative.apiserver.resource.add carries the object, dev.knative.apiserver.ref.add a reference to it
     why = _KNATIVE_TYPES.get(event_type.rpartition(".")[2])
     if why is None:
-        raise UnknownEvent("the CloudEvent's type is none of dev.knative.apiserver.resource.add, .update, .delete")
+        raise UnknownEvent("unsupported CloudEvent type: send dev.knative.apiserver.resource.add, .update or .delete")
     yield _change(data, why, _cluster_of(attributes) or cluster)
 
 
