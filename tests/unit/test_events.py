@@ -282,7 +282,7 @@ def zipped(raw: bytes) -> str:
         ),
         pytest.param(
             {"specversion": "1.0", "type": "dev.knative.apiserver.resource.bogus", "data": DESTINATION},
-            "CloudEvent's type",
+            "unsupported CloudEvent type",
             id="an unknown Knative type",
         ),
         pytest.param(nested(MAX_DEPTH + 1), "envelopes", id="too many envelopes"),
