@@ -1,4 +1,4 @@
-# make help says what there is. A fresh machine needs only Python (3.11 or newer), make and git: everything else goes
+# `make help` lists the targets. A fresh machine needs only Python (3.11 or newer), make and git: everything else goes
 # into virtual environments in this folder, one for each Python version (make test PYTHON=python3.13).
 
 # The first Python that is new enough, unless one is named.
@@ -19,19 +19,20 @@ LOCAL := .venv-local-$(VERSION)
 SAM := .venv-sam-$(VERSION)
 AUDIT := .venv-audit-$(VERSION)
 RELEASE := .venv-release-$(VERSION)
+DOCS := .venv-docs-$(VERSION)
 BIN := $(DEV)/bin
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/landfall
 UV_VERSION := 0.13.9
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 
-# Imports are compiled once, not by every process anew: functions start four times faster.
+# Imports are compiled once, not by each process: functions start four times faster.
 export PYTHONDONTWRITEBYTECODE :=
 # uv finds packages where pip does on this machine, and trusts what the machine trusts.
 export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS := true
 export UV_LINK_MODE := copy
-# SAM tells nobody that it was run.
+# SAM sends no telemetry.
 export SAM_CLI_TELEMETRY := 0
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
@@ -42,20 +43,20 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run smoke test unit check compat servers chaos fuzz bench sam-local rie artifacts release lint audit iam \
-	tables format lock clean distclean check-runtime-python check-python
+.PHONY: help setup demo run smoke test unit check compat servers chaos fuzz bench sam-local rie artifacts release docs style template lint audit \
+	iam tables format lock clean distclean check-runtime-python check-python
 
-help: ## say what there is
+help: ## list all targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 demo: $(LOCAL)/.installed ## two Destinations become Ready, on a bucket and on Git (KEEP=1 leaves it running, VERBOSE=1)
 	@$(LOCAL)/bin/python -m infra.local demo $(if $(KEEP),--keep) $(if $(VERBOSE),--verbose)
 
-run: $(LOCAL)/.installed ## run against the cluster of KUBECONFIG until Ctrl-C (CONTEXT=…, RESYNC=seconds, VERBOSE=1)
+run: $(LOCAL)/.installed ## run the deployment on this machine for the cluster of KUBECONFIG, until Ctrl-C (CONTEXT=…, RESYNC=seconds, VERBOSE=1)
 	@$(LOCAL)/bin/python -m infra.local run $(if $(CONTEXT),--context $(CONTEXT)) \
 		$(if $(RESYNC),--resync-seconds $(RESYNC)) $(if $(VERBOSE),--verbose)
 
-smoke: $(LOCAL)/.installed ## check a deployed stack, deliver one document to it and report (STACK=…, STORE=… or BUCKET=…; CONTEXT=…)
+smoke: $(LOCAL)/.installed ## check a deployed stack, deliver one document and write a report (STACK=…, STORE=… or BUCKET=…; CONTEXT=…)
 	@test -n "$(STACK)" || { echo "name the stack: make smoke STACK=landfall STORE=default" >&2; exit 2; }
 	@$(LOCAL)/bin/python -m infra.smoke '$(STACK)' $(if $(STORE),--store '$(STORE)') $(if $(BUCKET),--bucket '$(BUCKET)') \
 		$(if $(ENDPOINT),--endpoint '$(ENDPOINT)') $(if $(SECRET),--secret '$(SECRET)') $(if $(PREFIX),--path '$(PREFIX)') \
@@ -63,34 +64,34 @@ smoke: $(LOCAL)/.installed ## check a deployed stack, deliver one document to it
 		$(if $(NAMESPACE),--namespace '$(NAMESPACE)') $(if $(FORWARDER),--forwarder '$(FORWARDER)') \
 		$(if $(SECONDS),--seconds '$(SECONDS)') $(if $(OUTPUT),--output '$(OUTPUT)')
 
-setup: $(DEV)/.installed $(LOCAL)/.installed $(SAM)/.installed $(RELEASE)/.installed ## make the environments that the other targets make when they need them
+setup: $(DEV)/.installed $(LOCAL)/.installed $(SAM)/.installed $(RELEASE)/.installed ## create all virtual environments now, not when a target needs them
 
-# A worker a core, each with servers of its own: a kube-apiserver's kinds and roles are everybody's. WORKERS=0 runs
-# tests in one process, one after the other. More than four would ask much of a machine's memory.
+# One worker for each core, each with its own servers: kinds and roles of a kube-apiserver are shared by all its tests.
+# WORKERS=0 runs tests in one process. More than four would need much memory.
 PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),auto) --maxprocesses 4
 
 test: $(SAM)/.installed $(RELEASE)/.installed servers ## run all tests (PYTEST_ARGS="tests/contract -x", WORKERS=2)
 	@$(PYTEST) $(PYTEST_ARGS)
 
-unit: $(DEV)/.installed ## run the tests that need no servers, in under a minute
+unit: $(DEV)/.installed ## run the tests that need no servers, under a minute
 	@$(PYTEST) tests/unit $(PYTEST_ARGS)
 
-check: lint unit ## what to run before each commit: lint and unit
+check: lint unit ## run before each commit: lint and unit
 
-compat: servers ## run what may come out otherwise on another Python (PYTHON=python3.11)
+compat: servers ## run the tests that may differ on another Python (PYTHON=python3.11)
 	@$(PYTEST) -m interpreter $(PYTEST_ARGS)
 
-servers: $(DEV)/.installed ## build the servers that tests run against, where they are not in the cache yet
+servers: $(DEV)/.installed ## build the servers for tests that are not in the cache yet
 	@$(BIN)/python -m tests.servers.build
 
-chaos: servers ## shake everything for ten minutes, and compare the world with a model (MINUTES=…, SEED=…)
+chaos: servers ## inject faults for ten minutes, and compare stores and statuses with a model (MINUTES=…, SEED=…)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-fuzz: $(DEV)/.installed ## try orders of events: pairs of operations (BOUND=single, faults or double), then random ones (SCHEDULES=…, SEED=…)
+fuzz: $(DEV)/.installed ## run operations in every order of events: pairs (BOUND=single, faults or double), then random ones (SCHEDULES=…, SEED=…)
 	@$(BIN)/python -m tests.interleavings systematic --bound $(or $(BOUND),faults)
 	@$(BIN)/python -m tests.interleavings fuzz --schedules $(or $(SCHEDULES),10000) --seed $(or $(SEED),0)
 
-bench: servers ## measure beside peers (ONLY=name,name* ROUNDS=3; KRATIX_BIN=its manager); report: .landfall/bench/
+bench: servers ## measure, and compare with peers (ONLY=name,name* ROUNDS=3; KRATIX_BIN=its manager); report: .landfall/bench/
 	@$(BIN)/python -m tests.benchmarks --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only '$(ONLY)')
 
 sam-local: check-runtime-python $(LOCAL)/.installed $(SAM)/.installed ## invoke every function with sam local invoke, on Docker or podman (KEEP=1)
@@ -100,42 +101,49 @@ rie: check-runtime-python $(LOCAL)/.installed $(SAM)/.installed ## the same with
 	@$(LOCAL)/bin/python -m infra.local rie --sam $(SAM)/bin/sam --python $(RUNTIME_PYTHON) \
 		$(if $(FUNCTION),--function $(FUNCTION)) $(if $(EVENT),--event $(EVENT)) $(if $(ENV_VARS),--env-vars $(ENV_VARS))
 
-artifacts: check-runtime-python ## make the functions' artifacts in .landfall/artifacts, and say how large they are (ARCHITECTURE=arm64)
+artifacts: check-runtime-python ## build the functions' artifacts in .landfall/artifacts, and print their sizes (ARCHITECTURE=arm64)
 	@$(RUNTIME_PYTHON) infra/artifacts.py --architecture $(or $(ARCHITECTURE),x86_64) .landfall/artifacts
 
-release: check-runtime-python $(SAM)/.installed $(RELEASE)/.installed ## make dist/, from which others install without building (IMAGE=the forwarder's, repository@sha256:digest)
+release: check-runtime-python $(SAM)/.installed $(RELEASE)/.installed ## build dist/, the files of a release (IMAGE=the forwarder's, repository@sha256:digest)
 	@$(SAM)/bin/python -m infra.release --python $(RUNTIME_PYTHON) --cyclonedx $(RELEASE)/bin/cyclonedx-py \
 		$(if $(IMAGE),--image $(IMAGE)) dist
 
-lint: $(DEV)/.installed ## check style, types, layers and the template
+docs: $(DOCS)/.installed ## build the documentation as a site in .landfall/site; a dead link fails (SERVE=1 shows it while you write)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs $(if $(SERVE),serve,build) --config-file infra/site/mkdocs.yml
+
+style: $(DEV)/.installed ## the part of lint that takes seconds: style and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy .
 	$(BIN)/lint-imports
+
+template: $(DEV)/.installed ## the part of lint that is about template.yaml
 	$(BIN)/cfn-lint template.yaml
 
-audit: $(SAM)/.installed $(AUDIT)/.installed ## validate the template as SAM does, and scan what it becomes
+lint: style template ## check style, import layers, types and the template
+	$(BIN)/mypy .
+
+audit: $(SAM)/.installed $(AUDIT)/.installed ## validate the template as SAM does, and run a policy scanner
 	@$(SAM)/bin/sam validate --lint
 	@mkdir -p .landfall
 	@$(SAM)/bin/python -m infra.deployment.transform > .landfall/transformed.json
 	@$(AUDIT)/bin/checkov --config-file infra/deployment/checkov.yaml --file .landfall/transformed.json
 
-iam: $(SAM)/.installed ## print what each function may do in AWS, as a table
+iam: $(SAM)/.installed ## print each function's IAM permissions as a table
 	@$(SAM)/bin/python -m infra.deployment.iam
 
-tables: $(SAM)/.installed $(DEV)/.installed ## write the tables of docs/security.md anew
+tables: $(SAM)/.installed $(DEV)/.installed ## regenerate the tables of docs/security.md
 	@$(SAM)/bin/python -m infra.deployment.iam | $(BIN)/python -m infra.deployment.tables iam docs/security.md
 	@$(BIN)/python -m tests.servers.build kube-apiserver
 	@$(BIN)/python -m tests.infra.can_i | $(BIN)/python -m infra.deployment.tables rbac docs/security.md
 
-format: $(DEV)/.installed ## let ruff format and mend what it can
+format: $(DEV)/.installed ## format the code, and fix what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # The functions' lock comes first; what only the demo or the tests need must fit to it.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url $(UPGRADE)
-lock: $(UV) ## write requirements*.txt anew from pyproject.toml (UPGRADE=--upgrade takes newer versions)
+lock: $(UV) ## resolve pyproject.toml into requirements*.txt (UPGRADE=--upgrade takes newer versions)
 	@echo "Resolving pyproject.toml"
 	@$(COMPILE) pyproject.toml -o requirements.txt
 	@$(COMPILE) pyproject.toml --group local -c requirements.txt -o requirements-local.txt
@@ -144,13 +152,14 @@ lock: $(UV) ## write requirements*.txt anew from pyproject.toml (UPGRADE=--upgra
 	@$(COMPILE) --group sam -o requirements-sam.txt
 	@$(COMPILE) --group audit -o requirements-audit.txt
 	@$(COMPILE) --group release -o requirements-release.txt
+	@$(COMPILE) --group docs -o requirements-docs.txt
 	@$(COMPILE) --group emulation -o requirements-emulation.txt
 
-clean: ## delete what tools and runs leave behind
+clean: ## delete caches and results
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .aws-sam .landfall dist
 	find functions infra shared tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## delete the environments too
+distclean: clean ## delete the virtual environments too
 	rm -rf .venv-*
 
 $(DEV)/.installed: requirements-dev.txt | check-python $(UV)
@@ -167,6 +176,9 @@ $(AUDIT)/.installed: requirements-audit.txt | check-python $(UV)
 
 $(RELEASE)/.installed: requirements-release.txt | check-python $(UV)
 	$(call install,$(RELEASE),$<)
+
+$(DOCS)/.installed: requirements-docs.txt | check-python $(UV)
+	$(call install,$(DOCS),$<)
 
 # Make an environment hold exactly what a lock says. $(1): the environment, $(2): the lock.
 define install

@@ -19,11 +19,11 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> Self:
-        """Return the deadline that lies so many seconds from now."""
+        """Return the deadline so many seconds from now."""
         return cls(time.monotonic() + seconds)
 
     def later(self, seconds: float) -> Self:
-        """Return the deadline that lies so many seconds after this one: for telling what was done before it."""
+        """Return a deadline so many seconds later: for publishing results after this one."""
         return type(self)(self.at + seconds)
 
     @property
@@ -37,7 +37,7 @@ class Deadline:
         return time.monotonic() >= self.at
 
     def bound(self, seconds: float) -> float:
-        """Return the time-out for a call: what was asked for, or what is left if that is less.
+        """Return the timeout for a call: the given one, or the time left if that is less.
 
         Raises:
             OutOfTime: no time is left, so the call must not begin.

@@ -28,8 +28,8 @@ _KNATIVE_PREFIX: Final = "dev.knative.apiserver."
 _KNATIVE_TYPES: Final = {"add": "added", "update": "modified", "delete": "deleted"}
 
 _EXPECTED: Final = (
-    "the event is none that is understood here: a watch event {type, object}, EventBridge, SNS, SQS,"
-    " Argo Events' resource payload, or a CloudEvent of Knative's ApiServerSource"
+    "unsupported event format: send a watch event {type, object}, EventBridge, SNS, SQS, Argo Events' resource payload,"
+    " or a CloudEvent of Knative's ApiServerSource"
 )
 
 _GROUPS: Final = {
@@ -37,26 +37,26 @@ _GROUPS: Final = {
     "Secret": "",
 }
 
-# What Kubernetes lets its objects be called: a DNS subdomain, and in a namespace, which is a DNS label. A name becomes
-# part of a URL, so nothing else, such as `..`, may pass for one.
+# Names of objects are DNS subdomains, names of namespaces DNS labels. A name becomes part of a URL, so anything else,
+# such as `..`, is refused.
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _MAX_NAME: Final = 253
 _MAX_NAMESPACE: Final = 63
 
-# The condition by which a kind's status tells which generation it is about.
-_TELLING: Final = {"WorkPlacement": "WriteSucceeded", "Work": "ScheduleSucceeded"}
+# The condition whose observedGeneration says which generation a kind's status is about.
+_OBSERVING: Final = {"WorkPlacement": "WriteSucceeded", "Work": "ScheduleSucceeded"}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """That something about an object may have changed.
+    """A hint that an object may have changed.
 
     Attributes:
         reference: the object as the event names it; nothing in it is trusted.
-        deleted: whether the event says that the object is gone.
-        echo: whether the event only shows a status that is about this generation already, ours most likely.
-        heartbeat: whether this is about no object: the forwarder that the reference names is at work.
+        deleted: whether the event says that the object was deleted.
+        echo: whether the event only shows a status of this generation, most likely set by us.
+        heartbeat: whether this is a forwarder's heartbeat, and not about an object.
     """
 
     reference: Reference
@@ -66,14 +66,14 @@ class Change:
 
 
 def decode(payload: object, cluster: str = "") -> list[Change]:
-    """Return the changes that an event tells of; bookmarks and SNS's own messages tell of none.
+    """Return the changes in an event; bookmarks and SNS's own messages hold none.
 
     Args:
         payload: a string or an object, as it reached the function.
-        cluster: which cluster it is from, where nothing inside says so.
+        cluster: the cluster that it is from, if the event does not name one.
 
     Raises:
-        UnknownEvent: it is not understood; the sentence says what was expected, and quotes nothing of the event.
+        UnknownEvent: it is not supported; the message says what was expected, and quotes nothing of the event.
     """
     return list(_decode(payload, cluster, 0))
 
@@ -97,7 +97,7 @@ def _decode(payload: object, cluster: str, depth: int) -> Iterator[Change]:
 
 
 def _open_aws(envelope: Mapping[str, Any], cluster: str, depth: int) -> Iterator[Change] | None:
-    """Open what AWS wraps around events; None where this is no envelope of AWS's."""
+    """Open AWS's envelope around events; return None for any other event."""
     match envelope:
         case {"Records": list(records)}:
             return _records(records, cluster, depth)
@@ -159,7 +159,7 @@ def _cloud_event(attributes: Mapping[str, Any], event: Mapping[str, Any], cluste
     # dev.knative.apiserver.resource.add carries the object, dev.knative.apiserver.ref.add a reference to it
     why = _KNATIVE_TYPES.get(event_type.rpartition(".")[2])
     if why is None:
-        raise UnknownEvent("the CloudEvent's type is none of dev.knative.apiserver.resource.add, .update, .delete")
+        raise UnknownEvent("unsupported CloudEvent type: send dev.knative.apiserver.resource.add, .update or .delete")
     yield _change(data, why, _cluster_of(attributes) or cluster)
 
 
@@ -184,19 +184,19 @@ def _change(obj: object, why: str, cluster: str) -> Change:
     group = str(obj.get("apiVersion") or "").rpartition("/")[0]
     if kind not in _GROUPS or group != _GROUPS[kind]:
         raise UnknownEvent(
-            f"nothing here follows objects of kind {kind[:63]!r} in group {group[:253]!r}:"
+            f"objects of kind {kind[:63]!r} in group {group[:253]!r} are not watched here:"
             f" let the forwarder send only {', '.join(_GROUPS)}"
         )
     namespace = str(metadata.get("namespace") or "")
     if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
         raise UnknownEvent(
-            "the event's object has a name that no object of Kubernetes has: it has to be a DNS subdomain"
+            "the event's object has an invalid name: it must be an RFC 1123 DNS subdomain of at most 253 characters"
         )
     if namespace and (len(namespace) > _MAX_NAMESPACE or not _NAMESPACE.fullmatch(namespace)):
-        raise UnknownEvent("the event's object is in a namespace that Kubernetes cannot have: it has to be a DNS label")
+        raise UnknownEvent("the event's object has an invalid namespace: it must be an RFC 1123 DNS label")
     generation, uid = metadata.get("generation"), str(metadata.get("uid") or "")
     if len(uid) > _MAX_NAME or not uid.isascii():
-        raise UnknownEvent("the event's object has a uid that no API server gives")
+        raise UnknownEvent("the event's object has an invalid uid: it must be ASCII, of at most 253 characters")
     return Change(
         Reference(
             cluster=cluster,
@@ -216,16 +216,16 @@ def _only_status(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
     """Whether its status is about the very generation that the event shows, and nothing waits for a finalizer."""
     if not metadata.get("generation"):
         return False
-    # A deletion raises the generation, so it is no echo; the verdict on a clean-up that failed is one.
+    # A deletion raises the generation, so it is not an echo. The verdict about a failed cleanup is one.
     wants_cleanup = (obj.get("spec") or {}).get("cleanup") == "all"
     if wants_cleanup != (CLEANUP_FINALIZER in (metadata.get("finalizers") or ())):
         return False
     conditions = (obj.get("status") or {}).get("conditions") or ()
-    telling = _TELLING.get(str(obj.get("kind")), "Ready")
-    told: Mapping[str, Any] = next((condition for condition in conditions if condition.get("type") == telling), {})
-    if told.get("reason") == "DestinationFinalizerUpdateFailed" and not metadata.get("deletionTimestamp"):
-        return False  # the finalizers are as they should be by now, so what waited for them may begin
-    return bool(told.get("observedGeneration") == metadata["generation"])
+    of_type = _OBSERVING.get(str(obj.get("kind")), "Ready")
+    current: Mapping[str, Any] = next((condition for condition in conditions if condition.get("type") == of_type), {})
+    if current.get("reason") == "DestinationFinalizerUpdateFailed" and not metadata.get("deletionTimestamp"):
+        return False  # the finalizers are right now, so what waited for them can begin
+    return bool(current.get("observedGeneration") == metadata["generation"])
 
 
 def _attribute(holder: Mapping[str, Any], key: str) -> str:

@@ -37,7 +37,7 @@ metrics = Metrics(namespace=NAMESPACE)
 
 
 def log_unexpected(what: str, error: BaseException) -> None:
-    """Log that something failed with an error that nobody has translated.
+    """Log that something failed with an error that is not translated.
 
     Only the type and the place: its text may hold anything.
     """

@@ -1,10 +1,9 @@
 """The queues between the functions: the only user of SQS.
 
-A message is sent or it is not: the caller learns which ones were not, and returns what they came from to its own queue.
+Sending reports which messages were not sent, so that the caller can return the messages that they came from.
 
-An event source mapping hands out ten messages at most unless it waits a second for more, and a second at each of three
-queues is most of what a lone change takes. So it hands out what there is at once, and where that is more than one
-message, the function takes the rest of its queue itself: nothing waits, and a burst is one batch all the same.
+A function receives the rest of its own queue itself, because an event source mapping hands out at most ten messages
+without a batching window (docs/decisions/0012-draining-the-own-queue.md).
 """
 
 import asyncio
@@ -34,11 +33,11 @@ _BYTES: Final = 256 * 1024  # of a SendMessageBatch's bodies together: the quota
 _MAX_DELAY_SECONDS: Final = 900  # SQS quota
 _CALLS: Final = 16  # at once
 _ATTEMPTS: Final = 3
-_STEP_SECONDS: Final = 0.1  # between two looks at a queue that may get more
+_STEP_SECONDS: Final = 0.1  # between two receives of a queue that may get more
 _TAKEN_BYTES: Final = 32 * 1024 * 1024  # of bodies; a batch has to fit into a function's memory
-# Work may use up the deadline, and what it found has to be told all the same. By what share of the reserve it is over:
-_SENT_BY: Final = 0.5  # what follows from the batch is sent, or fails
-_SETTLED_BY: Final = 0.8  # the function's own queue is told; what is left is for the answer to Lambda
+# Work may use up the deadline, so time is reserved to publish its results. By these shares of the reserve:
+_SENT_BY: Final = 0.5  # the results of the batch are sent, or fail
+_SETTLED_BY: Final = 0.8  # the function's own messages are deleted or returned; the rest is for the answer to Lambda
 _HIDDEN_LONGER_SECONDS: Final = 10  # than an invocation can last
 _FIRST_REDELIVERY_SECONDS: Final = 5
 _LAST_REDELIVERY_SECONDS: Final = 600
@@ -53,11 +52,11 @@ class _Encodable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message on its way.
+    """A message to send.
 
     Attributes:
         queue: `canary`, `cleanup`, `status`, `works` or `documents`.
-        message: to be encoded as the body.
+        message: encoded as the body.
         origin: ids of the received messages that it came from.
         delay: seconds before it can be received.
     """
@@ -88,7 +87,7 @@ class Queues:
 
         Args:
             outgoing: the messages.
-            deadline: of the invocation, which the work may have used up: there is time in the reserve for this.
+            deadline: of the invocation. The work may have used it up: a part of the reserve is for this.
 
         Returns:
             By id of a received message in an `origin`: why a message that came from it could not be sent.
@@ -111,14 +110,14 @@ class Queues:
         return failures
 
     async def take(self, deadline: Deadline, gathering_seconds: float = 0.0, enough: int = 0) -> list[Record]:
-        """Take what lies in the function's own queue now, up to the limit of a batch.
+        """Receive the messages that are in the function's own queue, up to the limit of a batch.
 
-        Where the queue cannot be asked, that is nothing: its messages stay, and the mapping hands them out.
+        If the queue does not answer, this returns none: the event source mapping hands the messages out later.
 
         Args:
-            deadline: of the invocation; what is taken is hidden from others until a little later.
-            gathering_seconds: how long to look again a moment after the queue was empty; an empty look ends it.
-            enough: so many messages are worth no such moment.
+            deadline: of the invocation; received messages stay hidden from others until a little later.
+            gathering_seconds: how long to receive again after the queue was empty; a second empty answer ends it.
+            enough: with so many messages, an empty answer ends it at once.
 
         Returns:
             Records as an event source mapping hands them out.
@@ -144,12 +143,12 @@ class Queues:
             waited = not got
             if waited:
                 await asyncio.sleep(_STEP_SECONDS)
-            # SQS may give less than there is: only a call that brings nothing says that nothing is left.
+            # SQS may return fewer messages than there are: only an empty answer means that none is left.
             calls = min(2 * calls, _CALLS) if len(got) >= calls * _ENTRIES // 2 else 1
         return taken
 
     async def settle(self, taken: Sequence[Record], deadline: Deadline) -> None:
-        """Delete messages that were taken and are done; one that cannot be deleted is done again later, harmlessly."""
+        """Delete received messages that are done. One that cannot be deleted is redelivered, which does no harm."""
         url = self._settings.own_queue_url
         if not taken:
             return
@@ -161,9 +160,9 @@ class Queues:
         await self._quietly(calls, deadline)
 
     async def hand_back(self, failed: Sequence[Record], deadline: Deadline) -> None:
-        """Let messages that failed be received again soon: after seconds at first, and less and less often.
+        """Change the visibility of messages that failed: they are redelivered after seconds, with backoff.
 
-        Without this they would come back only when the queue's visibility time-out is over, some minutes later.
+        Without this they would be redelivered when the queue's visibility timeout ends, some minutes later.
         """
         url = self._settings.own_queue_url
         if not url or not failed:
@@ -179,7 +178,7 @@ class Queues:
         await self._quietly(calls, deadline)
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Close the connections."""
         if self._client is not None:
             await self._client.__aexit__(None, None, None)
             self._client = None

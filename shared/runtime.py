@@ -20,10 +20,10 @@ Message = TypeVar("Message")
 UseCase = Callable[[Mapping[str, Message], Connections, Deadline], Coroutine[Any, Any, dict[str, Exception]]]
 
 
-# A batch that comes so soon after the last one is part of a stream, and is worth a moment for what comes next: half of
-# what the last one took, or all of it after a large one, within bounds, no longer than something does come, and only
-# while there is less than the last time. Without that, a burst whose messages trickle in would be done in many small
-# batches, each with its own lists and commits; a lone change never waits.
+# A batch that starts so soon after the last one is part of a burst, so the function waits briefly to coalesce it: for
+# half of the time that the last batch took (all of it after a large batch), within bounds, while messages keep coming
+# and there are fewer than in the last batch. Without this, a burst would become many small batches, each with its own
+# lists and commits. A single event never waits (docs/decisions/0012-draining-the-own-queue.md).
 _STREAM_SECONDS: Final = 0.3
 _SHORTEST_GATHERING_SECONDS: Final = 0.1
 _LONGEST_GATHERING_SECONDS: Final = 1.0
@@ -31,21 +31,21 @@ _LARGE_BATCH: Final = 100  # messages
 
 
 class _Container:
-    """The loop and the connections that live as long as the container does."""
+    """The event loop and the connections, which live as long as the container."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
         self.connections = Connections(Settings.from_environment())
         self.served_at = -math.inf  # on the monotonic clock, when the last batch was done
         self.last_batch = 0  # messages
-        self.gathering_seconds = _SHORTEST_GATHERING_SECONDS  # what the next batch is worth, if it comes soon
+        self.gathering_seconds = _SHORTEST_GATHERING_SECONDS  # how long the next batch of a burst waits for more
 
 
 _container: _Container | None = None
 
 
 def close() -> None:
-    """Give back the container's connections and its loop; Lambda never does, a process that is to end cleanly does."""
+    """Close the container's connections and its event loop. Lambda never calls this; local processes do."""
     global _container  # noqa: PLW0603 -- see _run
     if _container is not None:
         _container.runner.run(_container.connections.close())
@@ -61,11 +61,11 @@ def serve_queue(
     Args:
         event: as Lambda's event source mapping makes it.
         context: of the invocation.
-        decode: reads one message's body; what it refuses fails alone and ends in the dead-letter queue.
-        use_case: gets the messages by id, returns which of them have to be delivered again, and why.
+        decode: reads one message's body; a message that it refuses fails alone and ends in the dead-letter queue.
+        use_case: gets the messages by id, returns which of them must be redelivered, and why.
 
     Raises:
-        UnknownEvent: the event has no `Records`; the function was invoked by something that is no queue.
+        UnknownEvent: the event has no `Records`: a queue did not invoke the function.
     """
     return _serve(event, context, lambda record: decode(record["body"]), use_case)
 
@@ -79,7 +79,7 @@ def serve_events(
     """Handle a batch of an SQS queue as `serve_queue` does, or an event that invoked the function without a queue.
 
     Raises:
-        LandfallError: an event that came without a queue is not understood or not done; its sender tries again.
+        LandfallError: an event that came without a queue is not understood or has failed; its sender retries.
     """
     if _is_queue_batch(event):
         # The whole record, because a message attribute may name the cluster.
@@ -93,7 +93,7 @@ def serve_schedule(event: object, context: LambdaContext, use_case: UseCase[obje
     """Handle one tick of a schedule.
 
     Raises:
-        LandfallError: it is not done; Lambda tries again.
+        LandfallError: it has failed; Lambda retries.
     """
     count_by_function("Ticks", 1, context.function_name)
     _serve_one("tick", event, context, use_case)
@@ -154,10 +154,10 @@ def _decoded(
 
 
 def _serve_one(name: str, message: Message, context: LambdaContext, use_case: UseCase[Message]) -> None:
-    """Have one message done that came without a queue.
+    """Handle one message that came without a queue.
 
     Raises:
-        LandfallError: it is not done; who sent it tries again.
+        LandfallError: it has failed; its sender retries.
     """
     for error in _run(context, functools.partial(_guarded, {name: message}, use_case=use_case)).values():
         raise LandfallError(_words(error)) from None
@@ -177,7 +177,7 @@ def _run(
 
 
 async def _taken(given: int, container: _Container, deadline: Deadline) -> list[Record]:
-    """Return what else lies in the queue; a lone message of a quiet queue is not kept waiting to ask."""
+    """Receive what else is in the queue; for a single message outside of a burst the queue is not asked."""
     streaming = time.monotonic() - container.served_at < _STREAM_SECONDS
     if not streaming and given == 1:
         return []

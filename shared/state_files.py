@@ -1,7 +1,8 @@
 """State files of mode none: `files:`, a list of paths, as Go's YAML writes it; read and written within bounds.
 
-Others may write to a State Store too, so a state file is read as a stream of events: nothing but that list is made of
-it, and reading ends at the first thing that no state file has.
+Other programs may write to a State Store, so a state file is read as a stream of YAML events. Only the list is built
+from it, and reading ends at the first event that a state file does not have
+(docs/failure-modes.md#45-hostile-state-files).
 """
 
 from collections.abc import Iterable
@@ -20,11 +21,11 @@ _STRINGS: Final = frozenset({None, "!", "tag:yaml.org,2002:str"})
 
 
 class _Broken(Exception):
-    """It is no state file; the text says why."""
+    """Not a state file; the text says why."""
 
 
 def write(files: Iterable[str]) -> bytes:
-    """Return a state file that names those files."""
+    """Return the content of a state file."""
     import yaml  # noqa: PLC0415 -- for mode none alone
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -33,14 +34,14 @@ def write(files: Iterable[str]) -> bytes:
 
 
 def read(content: bytes, where: str) -> list[str]:
-    """Return the files that a state file names; none where it is empty.
+    """Return the files that a state file names; none if it is empty.
 
     Args:
         content: of the file.
         where: what to call it in a message.
 
     Raises:
-        InvalidObject: it is no state file; nothing can be deleted by it.
+        InvalidObject: it is not a state file; nothing is deleted by it.
     """
     import yaml  # noqa: PLC0415 -- for mode none alone
 
@@ -50,18 +51,18 @@ def read(content: bytes, where: str) -> list[str]:
             reader.take(*_plain(event))
     except _Broken as error:
         why = str(error)
-    except (yaml.YAMLError, ValueError):  # a ValueError is what is no Unicode
-        why = "it is no YAML"
+    except (yaml.YAMLError, ValueError):  # a ValueError means that it is not Unicode
+        why = "it is not YAML"
     else:
         return reader.files
-    raise InvalidObject(f"{where} is no state file ({why}): delete it, and it is written anew")
+    raise InvalidObject(f"{where} is not a valid state file ({why}): delete it, and it will be written again")
 
 
 class _Reader:
-    """Takes the events of a state file one by one.
+    """Reads the events of a state file one by one.
 
     Attributes:
-        files: that it names.
+        files: the paths read so far.
     """
 
     def __init__(self) -> None:
@@ -70,7 +71,7 @@ class _Reader:
         self._depth = self._documents = self._aside = 0
 
     def take(self, kind: str, text: str) -> None:
-        """Take an event by its kind, with its text."""
+        """Read one event: its kind, and its text if it is a scalar."""
         if kind.startswith(("Stream", "Document")):
             self._documents += kind == "DocumentStart"
             if self._documents > 1:
@@ -78,7 +79,7 @@ class _Reader:
             return
         if self._depth == 0:
             if kind != "MappingStart" and not _is_nothing(kind, text):
-                raise _Broken("it is no map")
+                raise _Broken("it is not a map")
         elif self._key == "files":
             self._take_files(kind, text)
         else:
@@ -92,20 +93,20 @@ class _Reader:
     def _take_files(self, kind: str, text: str) -> None:
         if self._depth == 1:
             if kind != "SequenceStart" and not _is_nothing(kind, text):
-                raise _Broken("`files` is no list of paths")
+                raise _Broken("`files` is not a list of paths")
         elif kind == "Scalar":
             self.files.append(text)
             if len(self.files) > MAX_FILES:
                 raise _Broken(f"it names over {MAX_FILES} files")
         elif kind != "SequenceEnd":
-            raise _Broken("`files` is no list of paths")
+            raise _Broken("`files` is not a list of paths")
 
     def _take_other(self, kind: str) -> None:
         self._aside += 1
         if self._aside > MAX_ASIDE or self._depth > MAX_DEPTH:
             raise _Broken("it holds too much beside `files`")
         if self._depth == 1 and self._key is None and kind not in {"Scalar", "MappingEnd"}:
-            raise _Broken("a key is no text")
+            raise _Broken("a key is not text")
 
 
 def _is_nothing(kind: str, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""on-destination-change: events of the cluster come in, references and verdicts go out."""
+"""on-destination-change: decode the forwarders' events, decide, and send references and verdicts."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from shared.runtime import serve_events
 @logger.inject_lambda_context
 @metrics.log_metrics(capture_cold_start_metric=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Decide for every Destination that the events concern.
+    """Decide about every Destination that a batch of events concerns.
 
     The event is an SQS batch with one event a message, or one event itself (EventBridge, SNS, a CloudEvent).
     """

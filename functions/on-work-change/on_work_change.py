@@ -1,4 +1,4 @@
-"""on-work-change: Works become WorkPlacements at the Destinations that match them."""
+"""on-work-change: schedule Works, as WorkPlacements at the Destinations that match."""
 
 from typing import Any
 

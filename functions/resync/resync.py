@@ -1,4 +1,4 @@
-"""resync: on a schedule, have everything looked at again."""
+"""resync: on a schedule, send references to everything."""
 
 from typing import Any
 
@@ -12,5 +12,5 @@ from shared.runtime import serve_schedule
 @logger.inject_lambda_context
 @metrics.log_metrics(capture_cold_start_metric=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> None:
-    """Send a reference to every Destination to the changes queue."""
+    """List every cluster, and send a reference for each State Store with all its Destinations."""
     serve_schedule(event, context, resync)

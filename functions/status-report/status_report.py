@@ -1,4 +1,4 @@
-"""status-report: conditions, finalizers and Events go to the Kubernetes API."""
+"""status-report: set conditions and finalizers, and record Events."""
 
 from typing import Any
 
@@ -13,5 +13,5 @@ from shared.runtime import serve_queue
 @logger.inject_lambda_context
 @metrics.log_metrics(capture_cold_start_metric=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Report a batch of verdicts on their objects."""
+    """Set the conditions of a batch of verdicts."""
     return serve_queue(event, context, Verdict.decode, report)

@@ -1,4 +1,4 @@
-"""write-canary: bring canary documents to where Destinations point."""
+"""write-canary: check State Stores, and write the canary documents of Destinations."""
 
 from typing import Any
 
@@ -13,5 +13,5 @@ from shared.runtime import serve_queue
 @logger.inject_lambda_context
 @metrics.log_metrics(capture_cold_start_metric=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Write the canary documents of a batch of Destinations: one changeset a State Store."""
+    """Check and write for a batch of Destinations and State Stores: one changeset for each State Store."""
     return serve_queue(event, context, Reference.decode, write_canaries)

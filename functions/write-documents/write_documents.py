@@ -1,4 +1,4 @@
-"""write-documents: bring the documents of WorkPlacements to where Destinations point."""
+"""write-documents: write the documents of WorkPlacements to their Destinations."""
 
 from typing import Any
 
@@ -13,5 +13,5 @@ from shared.runtime import serve_queue
 @logger.inject_lambda_context
 @metrics.log_metrics(capture_cold_start_metric=True)
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Write the documents of a batch of WorkPlacements: one changeset a State Store."""
+    """Write the documents of a batch of WorkPlacements: one changeset for each State Store."""
     return serve_queue(event, context, Reference.decode, write_documents)

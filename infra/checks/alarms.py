@@ -1,4 +1,4 @@
-"""The alarms: that they are there, what they say, and whom they tell."""
+"""The alarms: whether they exist, their state, and their actions."""
 
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ async def states(look: Look) -> list[Line]:
     for name in names:
         alarm, what = found.get(name), f"alarm {name.removeprefix(f'{look.stack.name}-')}"
         if alarm is None:
-            lines.append(failed(what, "is gone", "deploy the template again: somebody deleted it"))
+            lines.append(failed(what, "is gone", "deploy the template again: it was deleted"))
         elif alarm["StateValue"] == "ALARM":
             seen = f"ALARM: {alarm.get('AlarmDescription', '')}".rstrip(": ")
             lines.append(failed(what, seen, "see its row in docs/operations.md, Alarms"))
@@ -34,7 +34,7 @@ async def states(look: Look) -> list[Line]:
 
 
 async def actions(look: Look) -> list[Line]:
-    """Check that alarms tell a topic, and the topic somebody."""
+    """Check that alarms notify a topic, and that the topic has subscribers."""
     what, topic = "topic of the alarms", look.stack.parameters.get("AlarmTopicArn", "")
     if not topic:
         return [ok(what, "none: alarms are seen in the console alone; AlarmTopicArn names a topic")]
@@ -43,8 +43,8 @@ async def actions(look: Look) -> list[Line]:
     if names:
         silent = [a["AlarmName"] for a in await _alarms(look, names) if topic not in a.get("AlarmActions", ())]
         if silent:
-            todo = "deploy the template again: somebody changed their actions"
-            lines.append(failed(what, f"{', '.join(silent)} do not tell {topic}", todo))
+            todo = "deploy the template again: their actions were changed"
+            lines.append(failed(what, f"{', '.join(silent)} do not notify {topic}", todo))
     try:
         found = await look.aws.pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic)
     except Unanswered as error:
@@ -57,7 +57,7 @@ async def actions(look: Look) -> list[Line]:
     confirmed = [one for one in found if one["SubscriptionArn"].startswith("arn:")]  # else: PendingConfirmation
     if not confirmed:
         subscribe = f"aws sns subscribe --topic-arn {topic} --protocol email --notification-endpoint YOUR-ADDRESS"
-        return [*lines, failed(what, "nobody has subscribed to it", f"`{subscribe}`, and confirm the subscription")]
+        return [*lines, failed(what, "it has no subscriber", f"`{subscribe}`, and confirm the subscription")]
     return [*lines, ok(what, f"subscriptions: {len(confirmed)}")]
 
 

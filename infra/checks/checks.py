@@ -1,4 +1,4 @@
-"""All checks in the order of a change's way, and how they are run."""
+"""All checks, in the order in which a change passes what they check, and how they are run."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass

@@ -82,7 +82,7 @@ async def same_cluster(look: Look) -> list[Line]:
     served, api = look.stack.settings().served, look.kubernetes
     if not look.cluster or look.cluster not in served:
         todo = f"name the one that the kubeconfig leads to: CLUSTER=… (the stack serves {', '.join(served)})"
-        return [failed(what, f"{look.cluster or 'it'} is none that the stack serves", todo)]
+        return [failed(what, f"{look.cluster or 'it'} is not a cluster that the stack serves", todo)]
     cluster = look.stack.cluster(look.cluster)
     if cluster is None or cluster.eks is None or cluster.role:
         why = f"the stack does not reach {look.cluster} by the name of an EKS cluster of this account"

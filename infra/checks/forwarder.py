@@ -36,7 +36,7 @@ class Deployed:
 
 
 async def deployed_settings(look: Look) -> Deployed | None:
-    """Return the forwarder's Deployment; None where there is none.
+    """Return the forwarder's Deployment, or None.
 
     Raises:
         NotChecked: it cannot be read.
@@ -60,14 +60,14 @@ async def deployed_settings(look: Look) -> Deployed | None:
 
 
 async def policy(look: Look) -> list[Line]:
-    """Check that somebody has the policy for forwarders."""
+    """Check that a role has the policy for forwarders."""
     what = "policy for forwarders"
     arn = look.stack.outputs.get("ForwarderPolicyArn", "")
     holders = await _holders(look, arn)
     if holders:
         return [ok(what, f"attached to {', '.join(holders)}")]
     attach = f"aws iam attach-role-policy --policy-arn {arn} --role-name YOUR-FORWARDERS-ROLE"
-    return [failed(what, "attached to nothing: no forwarder may send", f"`{attach}`")]
+    return [failed(what, "not attached: no forwarder may send", f"`{attach}`")]
 
 
 async def identity(look: Look) -> list[Line]:
@@ -75,7 +75,7 @@ async def identity(look: Look) -> list[Line]:
     what = "identity of the forwarder at AWS"
     deployed = await deployed_settings(look)
     if deployed is None or look.forwarder is None:
-        return [not_checked(what, "there is no Deployment of the forwarder")]
+        return [not_checked(what, "the forwarder has no Deployment")]
     namespace = look.forwarder[0]
     path = f"/api/v1/namespaces/{quote(namespace, safe='')}/serviceaccounts/{quote(deployed.service_account, safe='')}"
     account = await look.kubernetes.read(path)
@@ -109,7 +109,7 @@ async def deployment(look: Look) -> list[Line]:
 
 
 async def heartbeat(look: Look) -> list[Line]:
-    """Check that a forwarder of this cluster has said in the last minutes that it is alive."""
+    """Check that a forwarder of this cluster has sent a heartbeat in the last minutes."""
     what = "heartbeat of the forwarder"
     if look.forwarder is None:
         return [not_checked(what, _OTHER)]

@@ -45,7 +45,7 @@ async def quota(look: Look) -> list[Line]:
         return [failed(what, seen, f"{request}; until it is granted, deploy with Concurrency=small")]
     if have < _LEAST:
         return [failed(what, seen, request)]
-    return [ok(what, f"{seen}; with Concurrency=small, what is throttled comes again later")]
+    return [ok(what, f"{seen}; with Concurrency=small, throttled messages are redelivered later")]
 
 
 async def functions(look: Look) -> list[Line]:
@@ -74,7 +74,7 @@ async def mappings(look: Look) -> list[Line]:
             lines.append(failed(what, f"{state}: its messages wait", f"`{enable}`"))
     declared = len(look.stack.of_type(MAPPING))
     if len(lines) < declared:
-        todo = "deploy the template again: somebody deleted them"
+        todo = "deploy the template again: they were deleted"
         lines.append(failed("event source mappings", f"{declared - len(lines)} of {declared} are gone", todo))
     return lines
 
@@ -102,7 +102,7 @@ async def _function(look: Look, short: str, name: str) -> Line:
         concurrency = await _concurrency(look, name)
     except Unanswered as error:
         if error.code == _MISSING:
-            return failed(short, "the function is gone", "deploy the template again: somebody deleted it")
+            return failed(short, "the function is gone", "deploy the template again: it was deleted")
         return not_checked(short, str(error))
     state, update = found.get("State", ""), found.get("LastUpdateStatus", "Successful")
     seen = f"{state or 'state unknown'}, last update {update}"

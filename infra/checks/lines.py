@@ -29,8 +29,8 @@ class Line:
     todo: str = ""
 
     def __str__(self) -> str:
-        told = f"{self.what}: {self.text}"
-        return f"{told}. Do: {self.todo}" if self.todo else told
+        seen = f"{self.what}: {self.text}"
+        return f"{seen}. Do: {self.todo}" if self.todo else seen
 
 
 class NotChecked(Exception):

@@ -26,14 +26,14 @@ async def queues(look: Look) -> list[Line]:
         name = url.rpartition("/")[2]
         what = f"queue {name.removeprefix(f'{look.stack.name}-')}"
         try:
-            told = await _attributes(look, url)
-            if _is_dead_letter(told):
+            attributes = await _attributes(look, url)
+            if _is_dead_letter(attributes):
                 continue
             age = await _oldest(look, name)
         except Unanswered as error:
             lines.append(_not_read(what, id_, error))
             continue
-        waiting, in_flight, delayed = (int(told.get(count, 0)) for count in _COUNTS)
+        waiting, in_flight, delayed = (int(attributes.get(count, 0)) for count in _COUNTS)
         seen = f"{waiting} waiting, {in_flight} in flight, {delayed} delayed"
         if age is None:
             lines.append(ok(what, f"{seen}; CloudWatch has no age of the oldest in the last {_AGE_MINUTES} minutes"))
@@ -51,19 +51,19 @@ async def dead_letters(look: Look) -> list[Line]:
     for url in sorted(look.stack.of_type(QUEUE).values()):
         what = f"queue {url.rpartition('/')[2].removeprefix(f'{look.stack.name}-')}"
         try:
-            told = await _attributes(look, url)
+            attributes = await _attributes(look, url)
         except Unanswered:
             continue
-        if _is_dead_letter(told):
-            count = sum(int(told.get(count, 0)) for count in _COUNTS)
+        if _is_dead_letter(attributes):
+            count = sum(int(attributes.get(count, 0)) for count in _COUNTS)
             todo = "find out why, then send them back or delete them: docs/operations.md, Dead letters"
             lines.append(failed(what, f"{count} messages were put aside", todo) if count else ok(what, "empty"))
     return lines or [not_checked("dead-letter queues", "no queue of the stack is known to be one")]
 
 
-def _is_dead_letter(told: Mapping[str, str]) -> bool:
+def _is_dead_letter(attributes: Mapping[str, str]) -> bool:
     """Whether a queue is where messages end: every other queue of the stack has a redrive policy."""
-    return "RedrivePolicy" not in told
+    return "RedrivePolicy" not in attributes
 
 
 async def _attributes(look: Look, url: str) -> Mapping[str, str]:
@@ -75,7 +75,7 @@ async def _attributes(look: Look, url: str) -> Mapping[str, str]:
 
 def _not_read(what: str, id_: str, error: Unanswered) -> Line:
     if "NonExistentQueue" in error.code or "QueueDoesNotExist" in error.code:
-        return failed(what, f"{id_} is gone", "deploy the template again: somebody deleted it")
+        return failed(what, f"{id_} is gone", "deploy the template again: it was deleted")
     return not_checked(what, str(error))
 
 

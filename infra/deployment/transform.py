@@ -24,7 +24,7 @@ def transform(path: Path = TEMPLATE) -> dict[str, Any]:
     from samtranslator.translator.translator import Translator  # noqa: PLC0415
     from samtranslator.yaml_helper import yaml_parse  # noqa: PLC0415
 
-    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the translator's client asks for one, and calls nobody
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the translator's client needs one, and makes no call
     template = yaml_parse(path.read_text())
     for id_, resource in template["Resources"].items():
         if resource["Type"] == "AWS::Serverless::Function":

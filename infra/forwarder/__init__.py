@@ -1,4 +1,4 @@
-"""The forwarder that runs in a cluster: tells AWS which objects changed, and nothing of what is in them.
+"""The forwarder that runs in a cluster: it sends AWS references to changed objects, and nothing of their content.
 
 It stands alone: its image holds this package and requirements-forwarder.txt, and nothing else of the repository.
 """

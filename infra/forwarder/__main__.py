@@ -25,7 +25,7 @@ _log = logging.getLogger("landfall.forwarder")
 
 
 async def run(settings: Settings) -> None:
-    """Forward until the process is told to end, and send what still waits."""
+    """Forward until the process is signalled to end, then send what still waits."""
     watches = Watches(watched(settings))
     async with open_target(settings) as target:
         outbox = Outbox(target, settings.cluster)

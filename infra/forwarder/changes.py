@@ -1,6 +1,7 @@
-"""Which events of a watch are worth telling, and what is told of them. The local runtime's forwarder uses it too.
+"""Which events of a watch are forwarded, and what they hold. The local runtime's forwarder uses it too.
 
-What is told is a reference: no spec, no label, no annotation, and of Secrets, Works and WorkPlacements not even read.
+An event holds a reference: no spec, no label, no annotation. Of Secrets, Works and WorkPlacements only metadata is
+read.
 """
 
 import hashlib
@@ -25,9 +26,9 @@ _KEPT: Final = (
     "deletionTimestamp",
     "finalizers",
 )
-# By what an event can be known as an echo of the functions' own reports (shared.events).
+# By these fields an event is recognised as an echo of the functions' own reports (shared.events).
 _KEPT_OF_CONDITION: Final = ("type", "status", "reason", "observedGeneration")
-# What Destinations remember of where they were written (shared/reconcile/locations): nothing new to the functions.
+# Where Destinations were written (shared/reconcile/locations); the functions set it themselves.
 _MEMORY: Final = "landfall.kratix.io/locations"
 _LARGE: Final = 16 * 1024  # bytes of an event's JSON; a usual one has under 1,000
 
@@ -37,8 +38,8 @@ class Kind:
     """A kind that is watched.
 
     Attributes:
-        metadata_only: whether no more than its metadata is asked of the API server: values of Secrets stay there, and
-            the documents of Works and WorkPlacements may be larger than any message.
+        metadata_only: whether only metadata is requested from the API server: values of Secrets stay there, and the
+            documents of Works and WorkPlacements may be larger than any message.
     """
 
     kind: str
@@ -58,7 +59,7 @@ class Kind:
         return f"/apis/{self.api_version}/{self.plural}" if self.group else f"/api/{self.version}/{self.plural}"
 
     def accept(self, *, watch: bool) -> str:
-        """Return the media type to ask for; a server that cannot give metadata alone must refuse, not give more."""
+        """Return the media type to request; a server that cannot send metadata alone must refuse, not send more."""
         if not self.metadata_only:
             return "application/json"
         form = "PartialObjectMetadata" if watch else "PartialObjectMetadataList"
@@ -77,7 +78,7 @@ KINDS: Final = (
 
 @dataclass(frozen=True)
 class Event:
-    """What is told of one object.
+    """What is sent about one object.
 
     Attributes:
         type: ADDED, MODIFIED or DELETED, as in a Kubernetes watch; or HEARTBEAT.
@@ -89,9 +90,10 @@ class Event:
     object: Object = field(repr=False)
 
     def merged_into(self, newer: "Event") -> "Event":
-        """Return the one event to tell instead of this one and a newer one of the same object.
+        """Coalesce this event and a newer one of the same object into one.
 
-        What was not told yet is told as added: a modification may pass for an echo of the functions' own reports.
+        If the addition has not been sent yet, it stays an addition: a modification may be taken for an echo of the
+        functions' own reports.
         """
         return replace(newer, type="ADDED") if (self.type, newer.type) == ("ADDED", "MODIFIED") else newer
 
@@ -99,40 +101,40 @@ class Event:
         """Return it as ASCII JSON, in the form that `shared.events` reads.
 
         Args:
-            cluster: the name by which the deployment knows the cluster, unless it is the deployment's default one.
+            cluster: the cluster's name in the deployment; empty for its default cluster.
         """
-        told: Object = {"cluster": cluster} if cluster else {}
-        told |= {"type": self.type, "object": self.object} if self.object else {"type": self.type}
-        text = json.dumps(told, separators=(",", ":"))
+        sent: Object = {"cluster": cluster} if cluster else {}
+        sent |= {"type": self.type, "object": self.object} if self.object else {"type": self.type}
+        text = json.dumps(sent, separators=(",", ":"))
         if len(text) > _LARGE:
-            # Nobody's thousand finalizers may keep a batch from being sent.
+            # An object with a thousand finalizers must not make its batch too large to send.
             metadata = {name: value for name, value in self.object["metadata"].items() if name != "finalizers"}
-            told["object"] = {name: self.object[name] for name in ("apiVersion", "kind")} | {"metadata": metadata}
-            text = json.dumps(told, separators=(",", ":"))
+            sent["object"] = {name: self.object[name] for name in ("apiVersion", "kind")} | {"metadata": metadata}
+            text = json.dumps(sent, separators=(",", ":"))
         return text
 
 
-# Says that the forwarder watches the cluster and that what it sends arrives; it is about no object.
+# Shows that the forwarder watches the cluster and that its events arrive; it names no object.
 HEARTBEAT: Final = Event(("", "", "heartbeat"), "HEARTBEAT", {})
 
 
 @dataclass
 class Changes:
-    """Remembers what each object looked like, so that an event which shows nothing new is told to nobody.
+    """Remembers a digest of each object, and drops events that show nothing new.
 
-    A status is nothing new, except a State Store's, which its Destinations wait for. Of Secrets, those count that a
-    State Store names.
+    A status is nothing new, except a State Store's, which its Destinations wait for. A Secret is forwarded only while a
+    State Store names it.
     """
 
     _looks: dict[Key, str] = field(default_factory=dict)
     _secrets: dict[Key, Key] = field(default_factory=dict)  # by State Store
 
     def see(self, kind: Kind, type_: str | None, obj: Mapping[str, Any], *, quiet: bool = False) -> Event | None:
-        """Return what to tell of an event, if anything.
+        """Return the event to forward, or None.
 
         Args:
             kind: of the object.
-            type_: ADDED, MODIFIED or DELETED; None for an object that a list shows, which may be known already.
+            type_: ADDED, MODIFIED or DELETED; None for an object from a list, which may be known already.
             obj: as the API server gave it, whole or its metadata.
             quiet: remember it only.
         """
@@ -169,13 +171,13 @@ def _reference(kind: Kind, obj: Mapping[str, Any]) -> Object:
     if cleanup := (obj.get("spec") or {}).get("cleanup"):
         reference["spec"] = {"cleanup": cleanup}
     if conditions := (obj.get("status") or {}).get("conditions"):
-        told = [{name: each[name] for name in _KEPT_OF_CONDITION if name in each} for each in conditions]
-        reference["status"] = {"conditions": told}
+        kept = [{name: each[name] for name in _KEPT_OF_CONDITION if name in each} for each in conditions]
+        reference["status"] = {"conditions": kept}
     return reference
 
 
 def _look(kind: Kind, obj: Mapping[str, Any]) -> str:
-    """Return what an object looks like to the functions, as a digest."""
+    """Return a digest of what the functions read of an object."""
     ignored = {"managedFields", "resourceVersion"}
     parts = [obj.get("spec")]
     if kind.kind == "Secret":

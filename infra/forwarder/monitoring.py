@@ -43,7 +43,7 @@ class _Measured(Collector):
         )
         yield _counter(
             "watch_restarts",
-            "Watches that were opened again, as the API server asks for every some minutes.",
+            "Watches that were opened again; the API server ends each after some minutes.",
             {plural: max(watch.opened - 1, 0) for plural, watch in self._watches.by_plural.items()},
             label="resource",
         )

@@ -1,4 +1,4 @@
-"""What waits to be sent: of each object the newest event, however long the way to AWS is closed."""
+"""The events that wait to be sent: the newest event of each object, however long AWS is unavailable."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ class Sender(Protocol):
     """As `targets.Target`."""
 
     async def send(self, bodies: list[str]) -> dict[int, str]:
-        """Send, and return why which were not taken."""
+        """Send, and return why events were not accepted, by their index."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Traffic:
     """What an outbox has sent, and what it still has.
 
     Attributes:
-        sent: events that the target took, heartbeats among them.
-        failed: sends of events that the target did not take; each is sent again.
-        sent_at: Unix time of the last send that the target took; 0 before the first.
+        sent: events that the target accepted, including heartbeats.
+        failed: events that the target did not accept; each is sent again.
+        sent_at: Unix time of the last send that the target accepted; 0 before the first.
         waiting: events that are not sent yet.
         oldest_seconds: for how long the oldest of them has waited.
     """
@@ -46,10 +46,10 @@ class Traffic:
 
 
 class Outbox:
-    """Holds one event an object, and sends until all are gone.
+    """Holds one event for each object, and sends until none is left.
 
-    It never grows beyond the number of objects, it forgets nothing, and nobody who puts has to wait: while AWS is
-    away, a later change of an object takes the place of the earlier one, which is all that anybody would act on.
+    It never grows beyond the number of objects, it drops nothing, and `put` never waits. While AWS is unavailable, a
+    later event of an object replaces the earlier one: receivers read the object again anyway.
     """
 
     def __init__(self, target: Sender, cluster: str) -> None:
@@ -67,7 +67,7 @@ class Outbox:
         self._task = asyncio.create_task(self._run())
 
     def put(self, event: Event) -> None:
-        """Have an event sent."""
+        """Queue an event."""
         if (older := self._waiting.get(event.key)) is not None:
             event = older.merged_into(event)
         self._waiting[event.key] = event
@@ -76,7 +76,7 @@ class Outbox:
         self._empty.clear()
 
     def state(self) -> dict[str, Any]:
-        """Return how many events were sent and wait, and for how many seconds nothing could be sent."""
+        """Return how many events were sent, how many wait, and for how many seconds nothing could be sent."""
         stuck = 0 if self._stuck_since is None else round(time.monotonic() - self._stuck_since)
         return {"sent": self._sent, "waiting": len(self._waiting) + self._on_its_way, "stuckSeconds": stuck}
 
@@ -92,13 +92,13 @@ class Outbox:
         )
 
     async def close(self, seconds: float) -> None:
-        """Send what waits, for at most so long."""
+        """Send what waits, for at most so many seconds."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._empty.wait(), seconds)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         if self._waiting:
-            _log.error("%d events were not sent before the end; the next start tells them again", len(self._waiting))
+            _log.error("%d events were not sent before the end; the next start sends them again", len(self._waiting))
 
     async def _run(self) -> None:
         backoff = _FIRST_BACKOFF_SECONDS
@@ -140,7 +140,7 @@ class Outbox:
             if not isinstance(error, Exception):
                 raise
             self._failed += len(batch)
-            _log.exception("sending failed in a way that nobody foresaw")
+            _log.exception("sending failed with an unexpected error")
             return {type(error).__name__}
         if len(failed) < len(batch):
             self._sent_at = time.time()

@@ -16,19 +16,19 @@ _HEARTBEAT_SECONDS: Final = 60  # the deployment's alarm counts five in five min
 
 
 class WrongSetting(Exception):
-    """An environment variable has to be changed; the sentence says which and to what."""
+    """An environment variable is wrong; the message says which one, and what to write."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the forwarder has to know.
+    """The settings of the forwarder.
 
     Attributes:
         service: events, sns or sqs.
         target: ARN of a bus or a topic; ARN or URL of a queue.
         region: of the target.
-        cluster: the name by which the deployment knows this cluster; empty for the deployment's default one.
-        secrets: whether changes of Secrets are noticed; without, a changed Secret waits for the next resync.
+        cluster: this cluster's name in the deployment; empty for its default cluster.
+        secrets: whether Secrets are watched; if not, a changed Secret waits for the next resync.
         listen: host and port of /healthz.
         listen_metrics: host and port of /metrics.
         heartbeat_seconds: between two heartbeats; 0 for none.
@@ -66,7 +66,9 @@ class Settings:
                 " name a standard one, order does not matter here"
             )
         if arn is None and not region:
-            raise WrongSetting("AWS_REGION is not set, and the URL in LANDFALL_TARGET does not tell: set it")
+            raise WrongSetting(
+                "AWS_REGION is not set, and a queue's URL in LANDFALL_TARGET does not contain it: set it"
+            )
         cluster = environment.get("LANDFALL_CLUSTER", "").strip()
         if cluster and not _CLUSTER.fullmatch(cluster):
             raise WrongSetting(f"LANDFALL_CLUSTER is {cluster!r}: write a cluster's name as the deployment knows it")

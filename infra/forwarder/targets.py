@@ -21,7 +21,7 @@ _CONFIG: Final = AioConfig(
 
 
 class NotSent(Exception):
-    """Nothing of a batch was taken; the sentence says why."""
+    """No event of a batch was accepted; the message says why."""
 
 
 class Target:
@@ -32,7 +32,7 @@ class Target:
         self._settings = settings
 
     async def send(self, bodies: Sequence[str]) -> dict[int, str]:
-        """Send at most ten bodies, and return why which of them were not taken, by their place.
+        """Send at most ten bodies, and return why some were not accepted, by index.
 
         Raises:
             NotSent: none was.

@@ -100,7 +100,7 @@ def kopf_settings() -> kopf.OperatorSettings:
 
 
 def handlers(settings: Settings, outbox: Outbox, watches: Watches) -> kopf.OperatorRegistry:
-    """Return what kopf is to do: put what an event tells into the outbox, and show how that one is."""
+    """Return kopf's handlers: they put events into the outbox, and show its state."""
     registry = kopf.OperatorRegistry()
     changes = Changes()
     last_login = -_LOGIN_SECONDS
@@ -117,9 +117,9 @@ def handlers(settings: Settings, outbox: Outbox, watches: Watches) -> kopf.Opera
         return outbox.state()
 
     async def forward(*, event: kopf.RawEvent, param: Any = None, **_: Any) -> None:
-        told = changes.see(param, event["type"], event["object"])
-        if told is not None:
-            outbox.put(told)
+        found = changes.see(param, event["type"], event["object"])
+        if found is not None:
+            outbox.put(found)
 
     for kind in watched(settings):
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, param=kind, registry=registry)(forward)
@@ -157,7 +157,7 @@ def connect(watches: Watches) -> kopf.AiohttpSession:
 
 
 async def wait_for_kinds() -> None:
-    """Wait until the cluster knows the kinds of ours that are watched, and say what is missing."""
+    """Wait until the cluster serves our kinds, and log which are missing."""
     while True:
         connection = connect(Watches(()))
         try:

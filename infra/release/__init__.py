@@ -1,1 +1,1 @@
-"""A release: everything that is needed to install without building (`make release`)."""
+"""A release: all files for an installation without a build (`make release`)."""

@@ -1,4 +1,4 @@
-"""Makes a release (`make release`): run with the interpreter of SAM's environment, which has the translator."""
+"""Builds a release (`make release`). It runs with the interpreter of SAM's environment, which has the translator."""
 
 import argparse
 import hashlib
@@ -15,7 +15,7 @@ from infra.release import cluster
 from infra.release.functions import ROOT, zip_functions
 from infra.release.template import released
 
-# By what they are of: the locks whose packages are listed.
+# The locks whose packages are listed, by what they are the lock of.
 LOCKS: Final = {"functions": "requirements.txt", "forwarder": "requirements-forwarder.txt"}
 CHECKSUMS: Final = "SHA256SUMS"
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="interpreter of the functions' version")
     parser.add_argument("--cyclonedx", required=True, help="the command cyclonedx-py")
     parser.add_argument("--image", default="", help="of the forwarder: repository@sha256:digest")
-    parser.add_argument("target", type=Path, help="folder of the release; what is in it goes")
+    parser.add_argument("target", type=Path, help="folder of the release; its content is deleted first")
     given = parser.parse_args()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     try:

@@ -1,4 +1,4 @@
-"""The cluster's half of a release: each manifest as one file, and the chart as Helm installs it."""
+"""What a release has for the cluster: each manifest as one file, and the Helm chart."""
 
 import gzip
 import io
@@ -68,12 +68,12 @@ class Image:
 
 
 def crds() -> str:
-    """Return the CRDs, one after the other."""
+    """Return all CRDs as one file."""
     return _documents(path.read_text() for path in sorted((MANIFESTS / "crds").glob("*.yaml")))
 
 
 def rbac() -> str:
-    """Return what each function may do in a cluster."""
+    """Return the RBAC of all functions as one file."""
     return (MANIFESTS / "rbac.yaml").read_text()
 
 
@@ -140,6 +140,6 @@ def _replaced(text: str, old: str, new: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, those behind links too: the chart takes its manifests over from beside it."""
+    """Yield the files below a folder and behind its links: the chart links to the manifests beside it."""
     for parent, _, names in os.walk(folder, followlinks=True):
         yield from (Path(parent) / name for name in names)

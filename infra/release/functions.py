@@ -1,4 +1,4 @@
-"""The functions' code as zips that are the same bytes for the same content."""
+"""The functions' code as reproducible zips: the same content gives the same bytes."""
 
 import hashlib
 import subprocess
@@ -10,7 +10,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 ARCHITECTURES: Final = ("x86_64", "arm64")  # Lambda's names, and the template's parameter Architecture
-_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip can tell (APPNOTE 4.4.6)
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip can hold (APPNOTE 4.4.6)
 _DIGITS: Final = 12  # of the checksum, in a zip's name
 
 
@@ -46,12 +46,12 @@ def zip_functions(names: Sequence[str], python: str, target: Path) -> Mapping[st
 
 
 def zip_folder(folder: Path, target: Path) -> None:
-    """Zip a folder's files: sorted, of one time, readable for everyone as Lambda asks for."""
+    """Zip a folder's files: sorted, with one time, readable for all users as Lambda requires."""
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
             if path.is_file():
                 entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _EPOCH)
-                entry.create_system = 3  # Unix, whose rights follow
+                entry.create_system = 3  # Unix, whose permissions follow
                 entry.external_attr = (0o100755 if path.stat().st_mode & 0o100 else 0o100644) << 16
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, path.read_bytes())

@@ -1,4 +1,4 @@
-"""The released template: plain CloudFormation, with the code in a bucket that the deployer names."""
+"""The released template: plain CloudFormation, with the code in a bucket that a parameter names."""
 
 import json
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def released(transformed: Mapping[str, Any], zips: Mapping[str, Mapping[str, str
 
 
 def _next_steps(version: str) -> Mapping[str, Any]:
-    """Return the outputs that say what to do next with the release's files alone."""
+    """Return the outputs with the next steps, which use only the release's files."""
     install = f"helm install landfall landfall-{version}.tgz --namespace landfall --create-namespace"
     return {
         "Next1Cluster": {
@@ -73,7 +73,7 @@ def _next_steps(version: str) -> Mapping[str, Any]:
 
 
 def _point(function: dict[str, Any], zips: Mapping[str, Mapping[str, str]]) -> None:
-    """Let a function's code be one of its two zips."""
+    """Set a function's code to its zip for the chosen architecture."""
     function.pop("Metadata", None)  # how SAM builds it
     name = function["Properties"]["FunctionName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
     if name not in zips:

@@ -1,9 +1,10 @@
 """One writer at a time for each State Store: a `coordination.k8s.io/v1` Lease for each place.
 
-A place is a bucket at an endpoint, or a branch of a repository; several State Store objects may be one. Whoever changes
-files there takes its Lease before it reads the objects that decide what is written, and releases it when the outcome is
-settled. The term is fixed and never renewed: it covers the time that a State Store gets in one invocation, and a margin
-in which calls that were cut off still take effect. After a crash the Lease runs out (docs/decisions/lease.md).
+A place is a bucket at an endpoint, or a branch of a repository; several State Store objects may be one. A function that
+changes files there takes the Lease before it reads the objects that decide what is written, and releases it when all
+calls have been answered. The term is fixed and never renewed: it covers a State Store's share of an invocation, and a
+margin in which calls that were cut off may still take effect. After a crash the Lease runs out
+(docs/decisions/0001-one-writer-at-a-time.md).
 """
 
 import asyncio
@@ -54,7 +55,7 @@ class Held:
 
     @property
     def holder(self) -> str:
-        """Who holds it: the function, and a word that is this invocation's alone."""
+        """The holder: the function's name and an id of this invocation."""
         return str(self.lease["spec"]["holderIdentity"])
 
 
@@ -72,7 +73,7 @@ class Leases:
     _known: OrderedDict[str, Object] = field(default_factory=OrderedDict)
 
     async def acquire(self, name: str, store: str, deadline: Deadline) -> Held | None:
-        """Take a place's Lease, or return None where others have it for longer than a moment.
+        """Take a place's Lease; return None if another function holds it for longer than `lease_wait_seconds`.
 
         Args:
             name: of the Lease.
@@ -104,13 +105,13 @@ class Leases:
             await asyncio.sleep(random.uniform(*_POLL_SECONDS))  # noqa: S311 -- jitter, not a secret
 
     async def release(self, held: Held, deadline: Deadline, *, settled: bool) -> None:
-        """Let a Lease go. A failure is only logged: the Lease runs out by itself.
+        """Release a Lease. A failure is only logged: the Lease runs out by itself.
 
         Args:
             held: what `acquire` returned.
             deadline: of the invocation, which may have passed: there is time in the reserve for this.
-            settled: whether every call to the State Store has been answered. Where one may still take effect, the
-                Lease is kept until it cannot any more.
+            settled: whether every call to the State Store has been answered. If one may still take effect, the
+                Lease is kept for the margin.
         """
         if settled:
             spec: dict[str, Any] = {"holderIdentity": ""}
@@ -135,7 +136,7 @@ class Leases:
             logger.warning("Lease %s was not released, so it runs out: %s", held.lease["metadata"]["name"], error)
 
     async def _read(self, name: str, store: str, deadline: Deadline) -> Object:
-        """Return a Lease, made where there is none yet."""
+        """Return the Lease; create it if it does not exist."""
         lease = await self._get(name, deadline)
         if lease is not None:
             return lease
@@ -165,7 +166,7 @@ class Leases:
         return None if lease is None else {**lease, "kind": "Lease"}
 
     def _is_free(self, lease: Object) -> bool:
-        """Whether nobody holds a Lease, and no other function has waited for it for longer than this one."""
+        """Whether the Lease has no holder, and no other function has waited for it longer than this one."""
         spec, now = lease.get("spec") or {}, self.cluster.now()
         if spec.get("holderIdentity"):
             taken = _time(spec.get("renewTime"))
@@ -176,7 +177,7 @@ class Leases:
         return all(own is not None and own[0] <= since for since, _ in waiting.values())
 
     async def _take(self, lease: Object, holder: str, deadline: Deadline) -> Held | None:
-        """Become the holder; None where another was first."""
+        """Become the holder; return None on a conflict with another function."""
         now = self.cluster.now()
         ends = Deadline.after(min(self.settings.store_deadline_seconds, deadline.remaining))
         term = math.ceil(self.settings.store_deadline_seconds + self.settings.lease_margin_seconds) + 1
@@ -196,7 +197,7 @@ class Leases:
         return None if taken is None else Held({**taken, "kind": "Lease"}, ends)
 
     async def _register(self, lease: Object, deadline: Deadline) -> bool:
-        """Leave this function's name, so that it gets its turn; return whether it stands there."""
+        """Add this function to the waiting ones, so that it gets its turn; return False on a conflict."""
         now = self.cluster.now()
         waiting = _waiting(lease, now)
         since = waiting.get(self.role, (now, now))[0]
@@ -214,7 +215,7 @@ class Leases:
 
 
 def _waiting(lease: Object, now: datetime) -> dict[str, tuple[datetime, datetime]]:
-    """Return the functions that wait for a Lease: since when, and when they last said so."""
+    """Return the functions that wait for a Lease: since when, and when they last registered."""
     text = (lease["metadata"].get("annotations") or {}).get(WAITING_ANNOTATION) or "{}"
     try:
         found = {role: (_time(since), _time(said)) for role, (since, said) in json.loads(text).items()}

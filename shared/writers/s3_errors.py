@@ -278,7 +278,7 @@ def _tls(error: Exception, where: Where) -> StoreUnavailable:
     )
 
 
-def _network(error: Exception, where: Where) -> StoreUnavailable:
+def _network(error: Exception, where: Where) -> StateStoreError:
     if isinstance(error, ProxyConnectionError):
         return StoreUnavailable(f"{where}: the function's HTTP proxy cannot be reached: check HTTPS_PROXY and NO_PROXY")
     for link in _chain(error):

@@ -109,7 +109,7 @@ class GuardedSession(AIOHTTPSession):
         Raises:
             StateStoreError: what answered is not an S3 server.
         """
-        response = await super().send(request)
+        response: Any = await super().send(request)  # its type is botocore's, whose content is no coroutine
         listing = request.method == "GET" and "list-type=2" in request.url
         if listing or (request.method != "HEAD" and response.status_code >= _MULTIPLE_CHOICES):
             body = await response.content

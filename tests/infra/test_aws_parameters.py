@@ -34,8 +34,8 @@ HALVES = [
     ({"ClusterRoleArns": "arn:aws:iam::111122223333:role/landfall"}, "ClusterRoleArns needs Clusters"),
     ({"ClusterSecretArns": SECRETS["ClusterSecretArns"]}, "ClusterSecretArns needs Clusters"),
     ({**EKS, "ClusterName": "production"}, "ClusterName must be EksClusterName"),
-    ({**EKS, "Kubeconfig": "/var/task/kubeconfig"}, "Kubeconfig is read only where"),
-    ({**SECRETS, "Kubeconfig": "/var/task/kubeconfig"}, "Kubeconfig is read only where"),
+    ({**EKS, "Kubeconfig": "/var/task/kubeconfig"}, "Kubeconfig is read only if"),
+    ({**SECRETS, "Kubeconfig": "/var/task/kubeconfig"}, "Kubeconfig is read only if"),
 ]
 WHOLE = [
     {},

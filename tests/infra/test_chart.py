@@ -167,7 +167,7 @@ def test_without_secrets_the_forwarder_has_no_right_on_them(tmp_path: Path) -> N
     ("values", "sentence"),
     [
         ({"target": ""}, "target is not set: give the stack's output"),
-        ({"target": QUEUE_URL}, "region is not set, and the URL in target does not tell"),
+        ({"target": QUEUE_URL}, "region is not set, and a queue's URL in target does not contain it"),
         ({"target": "landfall"}, "at '/target'"),
         ({"target": TARGET.replace("events", "lambda")}, "at '/target'"),
         ({"targt": TARGET}, "additional properties 'targt' not allowed"),

@@ -139,7 +139,7 @@ def test_when_it_ends_while_aws_is_away_it_says_how_much_was_not_sent(
             platform.destination("only", "bucket/default")
             wait_until("it waits", lambda: "1 events wait" in running.log, timeout=30)
             assert running.end()["waiting"] == 1
-            assert "1 events were not sent before the end; the next start tells them again" in running.log
+            assert "1 events were not sent before the end; the next start sends them again" in running.log
 
 
 def test_a_token_that_is_no_longer_valid_is_read_again(

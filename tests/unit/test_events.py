@@ -262,8 +262,8 @@ def zipped(raw: bytes) -> str:
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
-        pytest.param({"hello": "world"}, "none that is understood", id="some other JSON"),
-        pytest.param(7, "none that is understood", id="a number"),
+        pytest.param({"hello": "world"}, "unsupported event format", id="some other JSON"),
+        pytest.param(7, "unsupported event format", id="a number"),
         pytest.param("not even JSON", "neither JSON nor base64", id="no JSON"),
         pytest.param("{broken", "neither JSON nor base64", id="broken JSON"),
         pytest.param({"type": "ERROR", "object": {"kind": "Status"}}, "list and watch again", id="watch error"),
@@ -282,7 +282,7 @@ def zipped(raw: bytes) -> str:
         ),
         pytest.param(
             {"specversion": "1.0", "type": "dev.knative.apiserver.resource.bogus", "data": DESTINATION},
-            "CloudEvent's type",
+            "unsupported CloudEvent type",
             id="an unknown Knative type",
         ),
         pytest.param(nested(MAX_DEPTH + 1), "envelopes", id="too many envelopes"),

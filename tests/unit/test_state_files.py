@@ -44,25 +44,25 @@ def test_what_a_state_file_may_look_like(content: bytes, files: list[str]) -> No
 
 
 BROKEN = {
-    "a-number": (b"files: 7", "no list of paths"),
-    "a-map": (b"files: {a: b}", "no list of paths"),
-    "a-list-in-the-list": (b"files: [[a]]", "no list of paths"),
-    "a-map-in-the-list": (b"files:\n- a: b\n", "no list of paths"),
-    "a-list": (b"- a", "no map"),
-    "a-text": (b"a", "no map"),
-    "no-yaml": (b"[", "no map"),
-    "cut-off": (b"files: [a, ", "no YAML"),
-    "control-characters": (b"\x00\x01", "no YAML"),
-    "no-unicode": (b"files: [\xff]", "no YAML"),
+    "a-number": (b"files: 7", "not a list of paths"),
+    "a-map": (b"files: {a: b}", "not a list of paths"),
+    "a-list-in-the-list": (b"files: [[a]]", "not a list of paths"),
+    "a-map-in-the-list": (b"files:\n- a: b\n", "not a list of paths"),
+    "a-list": (b"- a", "not a map"),
+    "a-text": (b"a", "not a map"),
+    "no-yaml": (b"[", "not a map"),
+    "cut-off": (b"files: [a, ", "not YAML"),
+    "control-characters": (b"\x00\x01", "not YAML"),
+    "no-unicode": (b"files: [\xff]", "not YAML"),
     "two-documents": (b"files: [a]\n---\nfiles: [b]\n", "second document"),
     "an-alias": (b"x: &x [a]\nfiles: *x\n", "anchor"),
     "a-tag": (b"files:\n- !!binary aGk=\n", "tag"),
     "a-python-object": (b"files:\n- !!python/object/apply:os.system [id]\n", "tag"),
-    "a-list-as-a-key": (b"? [a]\n: b\n", "key is no text"),
+    "a-list-as-a-key": (b"? [a]\n: b\n", "key is not text"),
     "deep": (b"x: " + b"[" * 100_000, "too much"),
-    "deep-files": (b"files: " + b"[" * 100_000, "no list of paths"),
+    "deep-files": (b"files: " + b"[" * 100_000, "not a list of paths"),
     "wide-beside": (b"x: [" + b"[]," * 1_000_000 + b"]", "too much"),
-    "wide": (b"files: [" + b"[]," * 1_000_000 + b"]", "no list of paths"),
+    "wide": (b"files: [" + b"[]," * 1_000_000 + b"]", "not a list of paths"),
     "a-laugh": (
         b"a: &a [x,x]\n" + b"".join(b"%c: &%c [*%c,*%c]\n" % (98 + n, 98 + n, 97 + n, 97 + n) for n in range(9)),
         "anchor",
@@ -80,8 +80,8 @@ def test_anything_else_is_refused_with_the_reason_and_little_memory(content: byt
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert str(caught.value).startswith("the file is no state file")
-    assert str(caught.value).endswith("delete it, and it is written anew")
+    assert str(caught.value).startswith("the file is not a valid state file")
+    assert str(caught.value).endswith("delete it, and it will be written again")
     assert peak < 32 * 2**20
 
 

@@ -245,7 +245,7 @@ async def test_a_topic_that_tells_nobody_is_noticed(here: World) -> None:
         lines = await lines_of(look, what)
         assert [line.todo.split()[0] for line in lines if line.todo] == ["deploy", "create"], "not told, and no topic"
         with_parameters(look, AlarmTopicArn=arn)
-        assert "nobody has subscribed" in failure(await lines_of(look, what))
+        assert "it has no subscriber" in failure(await lines_of(look, what))
         queue = here.stack.outputs()["ChangesQueueArn"]
         sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue)
         assert all_ok(await lines_of(look, what))

@@ -27,7 +27,7 @@ The manifests of infra/kubernetes are the one truth: templates read them, and ch
 {{- $region := .Values.region -}}
 {{- if and (not $region) (hasPrefix "arn:" $target) -}}{{- $region = index (splitList ":" $target) 3 -}}{{- end -}}
 {{- $_ := set $settings "LANDFALL_TARGET" $target -}}
-{{- $_ := set $settings "AWS_REGION" (required "region is not set, and the URL in target does not tell: give it (--set region=eu-west-1)" $region) -}}
+{{- $_ := set $settings "AWS_REGION" (required "region is not set, and a queue's URL in target does not contain it: set it (--set region=eu-west-1)" $region) -}}
 {{- $_ := set $settings "LANDFALL_CLUSTER" .Values.cluster -}}
 {{- $_ := set $settings "LANDFALL_WATCH_SECRETS" (toString .Values.watchSecrets) -}}
 {{- toJson $settings -}}
