@@ -280,7 +280,19 @@ class Contents:
             ]
             ended = self.journal.settled(deletion.gone)
             found.append(CleanUp(who, stays, deletion.requested, ended, deletion.skipped))
-        return found
+        return found + [move for who in self.journal.destinations for move in self._moves_of(who)]
+
+    def _moves_of(self, who: Incarnation) -> Iterator[CleanUp]:
+        """Yield what a Destination with cleanup: all may have deleted at the directories that it moved away from.
+
+        It remembers them for as long as it lives, so that its deletion can come to them, too. None is certain: while
+        cleanup was none, nothing was remembered.
+        """
+        if any(version.spec.cleanup == "all" for version in who.versions):
+            ended = self.journal.settled(who.deletion.gone) if who.deletion else FOR_EVER
+            for stay in self._stays_of(who):
+                if stay.until not in (FOR_EVER, ended):
+                    yield CleanUp(who, [stay], stay.since, ended, skipped=True)
 
 
 def _why_left(stay: Stay) -> str:

@@ -70,12 +70,16 @@ def test_canaries_that_stay_are_told_where_the_contract_says_that_they_go(who: I
     assert len(differences(journal(who), CANARIES)) == wrong
 
 
+def moved(cleanup: str = "all") -> Incarnation:
+    who = incarnation(cleanup=cleanup)
+    who.versions[0].until = 20
+    who.versions.append(Version(Spec(STORE, "elsewhere", cleanup=cleanup), since=20))
+    return who
+
+
 def test_canaries_at_an_old_path_may_stay_until_a_clean_up_above_them() -> None:
-    moved = incarnation()
-    moved.versions[0].until = 20
-    moved.versions.append(Version(Spec(STORE, "elsewhere", cleanup="all"), since=20))
-    assert not differences(journal(moved), CANARIES)
-    assert len(differences(journal(moved, deleted(incarnation("outer", path="/"))), CANARIES)) == 2
+    assert not differences(journal(moved()), CANARIES)
+    assert len(differences(journal(moved(), deleted(incarnation("outer", path="/"))), CANARIES)) == 2
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,8 @@ def test_canaries_at_an_old_path_may_stay_until_a_clean_up_above_them() -> None:
             False,
             id="one that was refused for the older one is",
         ),
+        pytest.param([moved()], False, False, id="its Destination moves away, and its old directory is cleaned up"),
+        pytest.param([moved("none")], True, False, id="its Destination moves away and leaves everything"),
         pytest.param([deleted(incarnation(), at=4)], False, False, id="it was put while its Destination was cleaned"),
     ],
 )
