@@ -1,4 +1,7 @@
-"""Outcomes to conditions and Events, in Kratix's own words (spec sections 3 and 4). Pure: objects in, objects out."""
+"""Outcomes to conditions and Events, in Kratix's own words. Pure: objects in, objects out.
+
+See docs/contract.md#destination-conditions, #state-store-conditions.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +91,7 @@ def finalizer_failed(reference: Reference, error: LandfallError) -> Verdict:
 
 
 def cleanup_skipped(reference: Reference, what: str, why: str) -> Verdict:
-    """Return the verdict of a Destination that goes although its files stay (spec section 5)."""
+    """Return the verdict of a Destination that goes although its files stay (docs/contract.md#deletion)."""
     return _verdict(reference, None, CLEANUP_SKIPPED, f"{what} was left behind: {why}")
 
 
@@ -103,7 +106,7 @@ def store_ready(reference: Reference) -> Verdict:
 
 
 def store_failed(reference: Reference, error: LandfallError) -> Verdict:
-    """Turn what went wrong with a State Store's check into its verdict (spec section 4)."""
+    """Turn what went wrong with a State Store's check into its verdict (docs/contract.md#state-store-conditions)."""
     reason = error.reason if isinstance(error, StateStoreNotReady) else "ErrorValidatingPermissions"
     if isinstance(error, InvalidObject):
         reason = "ErrorInitialisingWriter"
@@ -118,7 +121,7 @@ def store_failed_message(error: LandfallError) -> str:
 
 
 def placement_written(reference: Reference, version: str) -> Verdict:
-    """Return the verdict of a WorkPlacement whose documents are where they belong (spec section 6)."""
+    """Return the verdict of a WorkPlacement whose documents are where they belong (docs/contract.md#documents)."""
     written = _verdict(reference, "True", "WorkloadsWrittenToStateStore", "Workloads written to State Store")
     return written.model_copy(update={"type": WRITE_SUCCEEDED, "fields": {"versionID": version}})
 
@@ -129,7 +132,7 @@ def placement_failed(reference: Reference, why: str) -> Verdict:
 
 
 def placement_scheduled(reference: Reference, *, misplaced: bool) -> Verdict:
-    """Return the verdict of a WorkPlacement about its Destination (spec section 7)."""
+    """Return the verdict of a WorkPlacement about its Destination (docs/contract.md#scheduling)."""
     if misplaced:
         words = "Target destination no longer matches destinationSelectors"
         verdict = _verdict(reference, "False", MISMATCH, words)

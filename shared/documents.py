@@ -1,4 +1,4 @@
-"""The bytes of documents, and the edits that bring them into a State Store (spec sections 2 and 6)."""
+"""The bytes of documents, and the edits that bring them into a State Store (docs/contract.md#paths, #documents)."""
 
 import base64
 import binascii
@@ -16,7 +16,8 @@ from shared.works import WorkPlacement
 STATE_FILES: Final = ".kratix"  # where mode none keeps its records
 
 
-# Kratix marshals typed Kubernetes objects, which is where `spec: {}` and `status: {}` come from (spec section 2).
+# Kratix marshals typed Kubernetes objects, which is where `spec: {}` and `status: {}` come from
+# (docs/contract.md#paths).
 CANARY_NAMESPACE: Final = b"""\
 apiVersion: v1
 kind: Namespace

@@ -2,7 +2,7 @@
 
 LandfallError                 a sentence for the person who must act
 ├── InvalidObject             an object of the cluster says something that cannot be done
-│   └── InvalidPath           a path that is refused (spec section 8)
+│   └── InvalidPath           a path that is refused (docs/contract.md#refusals)
 ├── PathConflict              what is in the State Store is in the way: a file, a directory, a link
 ├── UnknownEvent              an event or a message that this system does not read
 ├── StateStoreError           the State Store did not do what was asked
@@ -48,11 +48,11 @@ class InvalidObject(LandfallError):
 
 
 class InvalidPath(InvalidObject):
-    """A path that would leave its place or that a State Store cannot hold (spec section 8)."""
+    """A path that would leave its place or that a State Store cannot hold (docs/contract.md#refusals)."""
 
 
 class PathConflict(LandfallError):
-    """A document needs a path that something else in the State Store occupies (spec section 8)."""
+    """A document needs a path that something else in the State Store occupies (docs/contract.md#refusals)."""
 
 
 class UnknownEvent(LandfallError):
@@ -67,7 +67,7 @@ class StateStoreNotReady(StateStoreError):
     """No writer can be made for the State Store as it is declared.
 
     Attributes:
-        reason: the reason of the State Store's own Ready condition (spec section 4).
+        reason: the reason of the State Store's own Ready condition (docs/contract.md#state-store-conditions).
     """
 
     def __init__(self, message: str, *, reason: str = "ErrorInitialisingWriter") -> None:

@@ -1,4 +1,6 @@
-"""Every forwarder's envelope to one `Change`. An event is only a hint: what is true is read again (design, decision 1).
+"""Every forwarder's envelope to one `Change`. An event is only a hint: what is true is read again.
+
+See docs/decisions/0010-level-triggered.md.
 
 Understood, in any nesting: a raw watch event `{type, object}`; our forwarder's heartbeat `{type: HEARTBEAT}`;
 EventBridge (in `detail`); SNS and SQS, as records or as an SNS notification's body; Argo Events' resource payload;

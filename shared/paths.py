@@ -1,4 +1,4 @@
-"""All building and checking of paths inside a State Store (spec sections 2 and 8).
+"""All building and checking of paths inside a State Store (docs/contract.md#paths, #refusals).
 
 A path here is what a writer stores under: relative, `/`-separated, cleaned; `""` is the State Store's root.
 """
@@ -33,7 +33,7 @@ def check(path: str, what: str = "path") -> str:
         what: the field's name, for the message.
 
     Raises:
-        InvalidPath: the path is refused (spec section 8); the sentence says what to write instead.
+        InvalidPath: the path is refused (docs/contract.md#refusals); the sentence says what to write instead.
     """
     if path.startswith("/"):
         raise InvalidPath(f"{what} {path!r} is absolute: write it without the leading /")
@@ -47,7 +47,8 @@ def check_directory(path: str, what: str) -> str:
     """Return a directory's path as it is stored; `/`, `.` and the empty path are the root.
 
     Raises:
-        InvalidPath: as `check`; a leading `/` is allowed here and means nothing (spec section 2: joined and cleaned).
+        InvalidPath: as `check`; a leading `/` is allowed here and means nothing (joined and cleaned:
+        docs/contract.md#paths).
     """
     return _clean(path, what)
 
@@ -71,7 +72,7 @@ def parents(path: str) -> Iterable[str]:
 
 
 def destination_root(store: StateStore, destination: Destination) -> str:
-    """Return the directory that is the Destination's own in its State Store (spec section 2).
+    """Return the directory that is the Destination's own in its State Store (docs/contract.md#paths).
 
     Raises:
         InvalidPath: one of the two paths is refused.
@@ -85,7 +86,7 @@ def destination_root(store: StateStore, destination: Destination) -> str:
 
 
 def canary_paths(root: str, destination: Destination) -> tuple[str, str]:
-    """Return where the canary Namespace and the canary ConfigMap of a Destination lie (spec section 2)."""
+    """Return where the canary Namespace and the canary ConfigMap of a Destination lie (docs/contract.md#paths)."""
     if destination.spec.filepath.mode == "nestedByMetadata":
         return join(root, "dependencies", CANARY_NAMESPACE), join(root, "resources", CANARY_CONFIGMAP)
     return join(root, CANARY_NAMESPACE), join(root, CANARY_CONFIGMAP)

@@ -28,7 +28,8 @@ class Edit:
         prune: directories that hold exactly `files` afterwards; everything else in them is deleted.
         keep: directories that belong to someone else and are never touched, whatever else the edit says.
         record: the one among `files` and `remove` by which a later run knows the others; a store that cannot change
-            all at once changes it last (failures 13), so that it never forgets a file that may be there.
+            all at once changes it last (docs/failure-modes.md#13-crash-in-a-write), so that it never forgets a file
+            that may be there.
         interim: what such a store puts there before it changes anything else; empty where what is there names all.
     """
 

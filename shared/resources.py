@@ -1,4 +1,4 @@
-"""The objects of `platform.kratix.io/v1alpha1`, read from what the Kubernetes API returns (spec section 1).
+"""The objects of `platform.kratix.io/v1alpha1`, read from what the Kubernetes API returns (docs/contract.md#objects).
 
 Reading is lenient where the cluster's schema is not ours (unknown fields are ignored) and strict in what we act on:
 an object that cannot be carried out raises `InvalidObject` with a sentence that says which field to change.

@@ -1,4 +1,4 @@
-"""Works to placements: which Destinations get which group of documents (spec section 7). Pure."""
+"""Works to placements: which Destinations get which group of documents (docs/contract.md#scheduling). Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,7 +200,7 @@ def choose(work: Work, group: WorkloadGroup, found: Sequence[Destination]) -> De
     """Return the Destination of a resource request's group: the highest of rendezvous hashes.
 
     The same Work and the same Destinations always give the same choice, requests spread evenly, and a Destination that
-    comes or goes moves only what it takes or had (spec section 7, Beyond).
+    comes or goes moves only what it takes or had (docs/contract.md#scheduling).
     """
     key = f"{work.metadata.namespace}/{work.name}/{group.id}"
     return max(found, key=lambda d: sha256(f"{key}\0{d.name}".encode()).digest())

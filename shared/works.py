@@ -1,4 +1,7 @@
-"""Works and WorkPlacements: what is to be delivered, and to which Destination (spec sections 6 and 7)."""
+"""Works and WorkPlacements: what is to be delivered, and to which Destination.
+
+See docs/contract.md#documents, #scheduling.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final

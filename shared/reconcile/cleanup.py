@@ -1,7 +1,7 @@
 """cleanup: delete what a Destination has in a State Store where it is being deleted, or has moved away from.
 
-A Destination that is being deleted is then let go (spec section 5). The Lease of one place is held at a time, so the
-locations that a Destination remembers are cleaned one after the other.
+A Destination that is being deleted is then let go (docs/contract.md#deletion). The Lease of one place is held at a
+time, so the locations that a Destination remembers are cleaned one after the other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -24,7 +24,7 @@ class Writers:
     """Open writers by what makes them differ: where they write to, and the very version of the Secret they use.
 
     Two State Stores share a writer only if endpoint, bucket or branch, author and credentials are all the same, so no
-    tenant ever writes with another's client (failures 27).
+    tenant ever writes with another's client (docs/failure-modes.md#27-shared-clients).
     """
 
     def __init__(self, settings: Settings, opener: Opener = open_writer) -> None:

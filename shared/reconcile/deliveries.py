@@ -1,4 +1,7 @@
-"""write-documents: bring the documents of WorkPlacements to where they belong, and say how it went (spec section 6)."""
+"""write-documents: bring the documents of WorkPlacements to where they belong, and say how it went.
+
+See docs/contract.md#documents.
+"""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,6 @@
-"""Where an object's documents have been written, so that nothing of ours stays behind when it moves (failures 46).
+"""Where an object's documents have been written, so that nothing of ours stays behind when it moves.
+
+See docs/failure-modes.md#46-moves.
 
 A Destination remembers the directories that were its own, in which State Store, and the file of mode aggregatedYAML. A
 WorkPlacement in mode nestedByMetadata remembers its directories below its Destination's. Both are annotations, written

@@ -1,4 +1,7 @@
-"""One WorkPlacement of a Work: its desired state, its owner, its create, update and delete (spec section 7)."""
+"""One WorkPlacement of a Work: its desired state, its owner, its create, update and delete.
+
+See docs/contract.md#scheduling.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final

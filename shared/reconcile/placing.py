@@ -1,4 +1,4 @@
-"""WorkPlacements to edits, in each of the three modes; what write-documents computes (spec section 6)."""
+"""WorkPlacements to edits, in each of the three modes; what write-documents computes (docs/contract.md#documents)."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -225,7 +225,7 @@ class Target:
         """Yield the one edit of all WorkPlacements, or none where it would lose documents that are in the file.
 
         The last good documents of a WorkPlacement that cannot be read any more are known to the file alone, so it is
-        left as it is until that one is mended or deleted (spec section 8: no file of anyone is lost).
+        left as it is until that one is mended or deleted (no file of anyone is lost: docs/contract.md#refusals).
         """
         filename = self.destination.spec.filepath.filename
         contents: list[bytes] = []

@@ -132,7 +132,8 @@ class _Report:
         """Have an object decided about once more where this verdict may have overtaken, or been overtaken by, another.
 
         Outcomes that say what the object says already are not sent, so a late one of the contrary meets no conflict.
-        Whatever turns a condition round is therefore followed by a decision that sees it turned (failures 31).
+        Whatever turns a condition round is therefore followed by a decision that sees it turned
+        (docs/failure-modes.md#31-late-failures).
         """
         others = {other.status for other in verdicts if other.type == verdict.type and not other.first_seen}
         if conditions.turns(verdict, obj) or len(others) > 1:

@@ -1,4 +1,7 @@
-"""What on-work-change found of a WorkPlacement and could not report, as write-documents can see (spec section 7)."""
+"""What on-work-change found of a WorkPlacement and could not report, as write-documents can see.
+
+See docs/contract.md#scheduling.
+"""
 
 from shared import conditions
 from shared.kube import Object

@@ -48,7 +48,7 @@ class View:
     def store(self, destination: Destination) -> StateStore | None:
         """Return a Destination's State Store, or None where it does not exist.
 
-        A namespaced Destination's store is looked for in its namespace first (spec section 1, older clusters).
+        A namespaced Destination's store is looked for in its namespace first (docs/contract.md#objects).
 
         Raises:
             StateStoreNotReady: the store exists, but cannot be read as one.

@@ -1,4 +1,7 @@
-"""on-work-change: bring Works to Destinations as WorkPlacements, and say how far that came (spec section 7)."""
+"""on-work-change: bring Works to Destinations as WorkPlacements, and say how far that came.
+
+See docs/contract.md#scheduling.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -51,7 +51,9 @@ class Writer(ABC):
 
     @abstractmethod
     async def check(self, root: str, deadline: Deadline) -> None:
-        """Prove that writing below a directory is permitted, and leave nothing behind (spec section 4).
+        """Prove that writing below a directory is permitted, and leave nothing behind.
+
+        See docs/contract.md#state-store-conditions.
 
         Raises:
             StateStoreError: it is not, or could not be proved.

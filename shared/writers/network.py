@@ -13,7 +13,9 @@ _METADATA: Final = tuple(
 
 
 def check_address(address: str, host: str, allowed: Iterable[IPv4Network | IPv6Network]) -> None:
-    """Refuse to connect to the function's own host, its metadata service and its like (failures 24).
+    """Refuse to connect to the function's own host, its metadata service and its like.
+
+    See docs/failure-modes.md#24-forbidden-addresses.
 
     Args:
         address: what `host` resolved to, the address that is about to be connected to.

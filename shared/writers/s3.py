@@ -25,7 +25,8 @@ class BucketWriter(Writer):
     """Writes to one bucket.
 
     A crash at any step is mended by the next run, of the same edits or of others made by the same records: it looks at
-    what is there, puts what differs, deletes after that what must go, and changes records last (failures 13).
+    what is there, puts what differs, deletes after that what must go, and changes records last
+    (docs/failure-modes.md#13-crash-in-a-write).
     """
 
     def __init__(self, bucket: Bucket) -> None:
@@ -93,7 +94,9 @@ class BucketWriter(Writer):
         return found
 
     async def check(self, root: str, deadline: Deadline) -> None:
-        """Prove that writing below a directory is permitted, as writes do it: list, put (spec section 4).
+        """Prove that writing below a directory is permitted, as writes do it: list, put.
+
+        See docs/contract.md#state-store-conditions.
 
         What is put is a multipart upload that is started and aborted, so nothing stays.
 

@@ -49,7 +49,10 @@ class Credentials:
 
 
 class GuardedResolver(AbstractResolver):
-    """Looks names up, and hands on only the addresses that State Stores may use (failures 24)."""
+    """Looks names up, and hands on only the addresses that State Stores may use.
+
+    See docs/failure-modes.md#24-forbidden-addresses.
+    """
 
     def __init__(self, allowed: Networks, inner: AbstractResolver | None = None) -> None:
         """Make it in the loop that it is used in.

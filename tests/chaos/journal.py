@@ -48,7 +48,7 @@ class Deletion:
     Attributes:
         finalizer: whether the finalizer was there, so that the object waits for its clean-up.
         gone: when the object was seen to be gone, at the latest.
-        skipped: whether an Event says that its files were left behind (spec section 5).
+        skipped: whether an Event says that its files were left behind (docs/contract.md#deletion).
     """
 
     requested: float

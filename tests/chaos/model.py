@@ -1,4 +1,4 @@
-"""What each State Store must hold, may hold and must not hold, judged by the journal: from spec.md, not from our code.
+"""What each State Store must, may and must not hold, judged by the journal: by docs/contract.md, not by our code.
 
 Where the contract leaves something open, `_may_be_left` and `_may_be_gone` say what is allowed and why.
 """
@@ -31,7 +31,7 @@ metadata:
 
 
 def join(*parts: str) -> str:
-    """Join and clean (spec section 2): doubled slashes, `.` and a leading `/` mean nothing."""
+    """Join and clean (docs/contract.md#paths): doubled slashes, `.` and a leading `/` mean nothing."""
     return "/".join(part for path in parts for part in path.split("/") if part not in {"", "."})
 
 
@@ -49,7 +49,7 @@ def invalid(path: str) -> bool:
 
 
 def canaries(root: str, mode: str) -> dict[str, bytes]:
-    """Return the canary documents of a Destination by path (spec section 2)."""
+    """Return the canary documents of a Destination by path (docs/contract.md#paths)."""
     nested = mode == "nestedByMetadata"
     return {
         join(root, "dependencies" if nested else "", "kratix-canary-namespace.yaml"): NAMESPACE,
@@ -207,7 +207,7 @@ class Contents:
         )
 
     def _protects(self, other: Stay, cleanup: CleanUp, stay: Stay, path: str, *, surely: bool = False) -> bool:
-        """Whether another Destination's directory is kept by a clean-up (spec section 5): one that lies inside, or
+        """Whether a cleanup keeps another Destination's directory (docs/contract.md#deletion): one that lies inside, or
         the very same one where the other is the older, so that it never was the deleted one's (PathClash)."""
         if other.who is cleanup.who or other.where != stay.where or not within(path, other.root):
             return False
@@ -273,7 +273,7 @@ class Contents:
         for who in self.journal.destinations:
             deletion = who.deletion
             if deletion is None or not deletion.finalizer or who.versions[-1].spec.cleanup != "all":
-                continue  # cleanup: none deletes nothing (spec section 5)
+                continue  # cleanup: none deletes nothing (docs/contract.md#deletion)
             last = who.versions[-1].spec
             stays = [
                 s for s in self._stays_of(who) if self.journal.settled(s.until) >= deletion.requested and s.spec == last

@@ -1,4 +1,7 @@
-"""What every status must say, judged by the objects at the end: from spec.md sections 1, 3 and 4, not from our code."""
+"""What every status must say, judged by the objects at the end: by the contract, not by our code.
+
+See docs/contract.md#objects, #destination-conditions, #state-store-conditions.
+"""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +72,7 @@ class Verdicts:
                 yield f"{name}: status.observedGeneration is {status.get('observedGeneration')}"
 
     def _store_words(self, store: Store) -> list[Words]:
-        """Return what a State Store's Ready must say (spec section 4)."""
+        """Return what a State Store's Ready must say (docs/contract.md#state-store-conditions)."""
         secret = self.stores[store]["spec"]["secretRef"]["name"]
         if secret not in self.secrets:
             return [Words("False", "SecretNotFound", f"Secret {secret} not found in namespace default")]

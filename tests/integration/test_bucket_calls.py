@@ -1,4 +1,4 @@
-"""What the bucket writer asks for, in which order and how often (failures 13; design: few API calls)."""
+"""What the bucket writer asks for, in which order and how often (docs/failure-modes.md#13-crash-in-a-write)."""
 
 from __future__ import annotations
 

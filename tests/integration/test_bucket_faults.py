@@ -1,4 +1,7 @@
-"""The bucket writer before servers that fail: what is repeated, what is not, and what it says (failures 12, 14, 18)."""
+"""The bucket writer before servers that fail: what is repeated, what is not, and what it says.
+
+See docs/failure-modes.md#12-partial-deletes, #14-bucket-refusals, #18-frozen-connections.
+"""
 
 from __future__ import annotations
 

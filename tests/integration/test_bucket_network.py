@@ -1,4 +1,7 @@
-"""The bucket writer on bad networks: dead connections, resets, silence, latency (failures 12, 18)."""
+"""The bucket writer on bad networks: dead connections, resets, silence, latency.
+
+See docs/failure-modes.md#12-partial-deletes, #18-frozen-connections.
+"""
 
 from __future__ import annotations
 

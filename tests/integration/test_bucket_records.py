@@ -1,4 +1,7 @@
-"""The records of mode none in a bucket: whatever fails or is cut off, the next run knows every file (failures 13)."""
+"""The records of mode none in a bucket: whatever fails or is cut off, the next run knows every file.
+
+See docs/failure-modes.md#13-crash-in-a-write.
+"""
 
 from __future__ import annotations
 

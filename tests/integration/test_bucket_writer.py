@@ -1,4 +1,7 @@
-"""The bucket writer on real servers: permissions, TLS, versions, bad networks (failures 14, 18, 23, 24)."""
+"""The bucket writer on real servers: permissions, TLS, versions, bad networks.
+
+See docs/failure-modes.md#14-bucket-refusals, #18-frozen-connections, #23-tls-and-host-keys, #24-forbidden-addresses.
+"""
 
 from __future__ import annotations
 

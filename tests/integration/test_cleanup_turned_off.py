@@ -1,4 +1,4 @@
-"""cleanup turned to none keeps the files, however late it is turned (spec section 5)."""
+"""cleanup turned to none keeps the files, however late it is turned (docs/contract.md#deletion)."""
 
 from collections.abc import Iterator
 

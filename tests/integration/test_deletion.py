@@ -1,4 +1,7 @@
-"""What a deleted Destination leaves behind, and what never goes with it (spec section 5, failures 6, 11, 16)."""
+"""What a deleted Destination leaves behind, and what never goes with it.
+
+See docs/contract.md#deletion, docs/failure-modes.md#6-neighbours-files, #11-keys-and-prefixes, #16-recreated-objects.
+"""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""Works become placements, and placements become files, in all three modes (spec sections 2, 6, 7)."""
+"""Works become placements, and placements become files, in all three modes.
+
+See docs/contract.md#paths, #documents, #scheduling.
+"""
 
 import base64
 import gzip

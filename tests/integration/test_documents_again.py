@@ -1,4 +1,7 @@
-"""write-documents beside what happens to its WorkPlacements meanwhile, and after what it could not do (failures 19)."""
+"""write-documents beside what happens to its WorkPlacements meanwhile, and after what it could not do.
+
+See docs/failure-modes.md#19-deletion-orders.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence

@@ -1,4 +1,7 @@
-"""Documents and placements follow what is now, whatever was changed by hand, moved or lost (issue 5; spec 5 to 7)."""
+"""Documents and placements follow what is now, whatever was changed by hand, moved or lost.
+
+See docs/contract.md#deletion, #documents, #scheduling.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,7 @@
-"""Bad documents fail alone, in words, and lose nobody a file (spec section 8; failures 7, 8, 25)."""
+"""Bad documents fail alone, in words, and lose nobody a file.
+
+See docs/contract.md#refusals, docs/failure-modes.md#7-items-of-a-batch, #8-file-against-directory, #25-paths-and-sizes.
+"""
 
 import base64
 import gzip

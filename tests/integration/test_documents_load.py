@@ -1,4 +1,7 @@
-"""Many documents and large ones, in one commit or one round of puts (issue 5; failures 1, 9, 11)."""
+"""Many documents and large ones, in one commit or one round of puts.
+
+See docs/failure-modes.md#1-concurrent-pushes, #9-large-repositories, #11-keys-and-prefixes.
+"""
 
 import functools
 import random

@@ -1,4 +1,4 @@
-"""Placements follow labels, dry-run and Destinations that come and go (spec section 7)."""
+"""Placements follow labels, dry-run and Destinations that come and go (docs/contract.md#scheduling)."""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""What is recorded for people to read: Events on objects (spec section 3), and messages that no function can read."""
+"""What is recorded for people to read: Events on objects, and messages that no function can read.
+
+See docs/contract.md#destination-conditions.
+"""
 
 from __future__ import annotations
 

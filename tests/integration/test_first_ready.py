@@ -1,4 +1,7 @@
-"""A Destination becomes Ready on a real API server, a real bucket and a real repository (spec sections 1 to 4, 8)."""
+"""A Destination becomes Ready on a real API server, a real bucket and a real repository.
+
+See docs/contract.md#objects, #paths, #destination-conditions, #state-store-conditions, #refusals.
+"""
 
 import asyncio
 import shutil

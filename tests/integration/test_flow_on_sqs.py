@@ -1,4 +1,7 @@
-"""The flow on SQS's own protocol and semantics: visibility time-outs, batches of ten, redrive (failures 15, 17)."""
+"""The flow on SQS's own protocol and semantics: visibility time-outs, batches of ten, redrive.
+
+See docs/failure-modes.md#15-untrusted-events, #17-poison-messages.
+"""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ async def test_an_ssh_address_is_checked_too(git_server: GitServer, ssh_git: Ssh
 async def test_no_failure_at_debug_level_shows_a_secret(
     git_server: GitServer, ssh_git: SshServer, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """Failures 22: canary secrets, every failure forced, all loggers at DEBUG."""
+    """Canary secrets, every failure forced, all loggers at DEBUG (docs/failure-modes.md#22-leaked-secrets)."""
     caplog.set_level(logging.DEBUG)
     for name in ("urllib3", "dulwich", "paramiko", "asyncio"):
         caplog.set_level(logging.DEBUG, logger=name)

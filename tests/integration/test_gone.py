@@ -1,4 +1,7 @@
-"""An object is gone, and a list is empty, only where the API server itself says so (failures 41)."""
+"""An object is gone, and a list is empty, only where the API server itself says so.
+
+See docs/failure-modes.md#41-foreign-404s.
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ async def test_destinations_and_works_live_and_go_as_with_our_own_definitions(
 async def test_what_those_definitions_let_in_is_refused_by_a_condition(
     runtime: LocalRuntime, platform: Platform, minio: Minio
 ) -> None:
-    """What our own rules refuse at the door comes in here (spec section 8)."""
+    """What our own rules refuse at the door comes in here (docs/contract.md#refusals)."""
     bucket = declare_bucket(platform, minio)
     platform.destination("worker-1", "bucket/default", path="../escape")
     assert "contains '..'" in await platform.wait_reason("worker-1", "InvalidDestination")

@@ -1,4 +1,7 @@
-"""One client at one Kubernetes API: lists that expire, overload, identities, proxies (failures 20)."""
+"""One client at one Kubernetes API: lists that expire, overload, identities, proxies.
+
+See docs/failure-modes.md#20-api-server-answers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Kubernetes API may answer, and what comes of it (failures 20; issue 4 "order and echo")."""
+"""What the Kubernetes API may answer, and what comes of it (docs/failure-modes.md#20-api-server-answers)."""
 
 from __future__ import annotations
 

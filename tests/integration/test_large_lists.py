@@ -1,4 +1,4 @@
-"""What a cluster holds does not decide how much memory a function needs (failures 42)."""
+"""What a cluster holds does not decide how much memory a function needs (docs/failure-modes.md#42-large-lists)."""
 
 from __future__ import annotations
 

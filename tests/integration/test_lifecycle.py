@@ -1,4 +1,7 @@
-"""The whole life of a Destination: big, nested, interrupted, orphaned, made anew (spec section 5; failures 16, 19)."""
+"""The whole life of a Destination: big, nested, interrupted, orphaned, made anew.
+
+See docs/contract.md#deletion, docs/failure-modes.md#16-recreated-objects, #19-deletion-orders.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What moves leaves nothing of ours behind: pipeline label, promise, filename, path, State Store (failures 46)."""
+"""What moves leaves nothing of ours behind: pipeline label, promise, filename, path, State Store.
+
+See docs/failure-modes.md#46-moves.
+"""
 
 from __future__ import annotations
 

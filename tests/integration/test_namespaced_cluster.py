@@ -1,4 +1,7 @@
-"""The older generation of clusters, where Destinations and State Stores are namespaced (spec sections 1 and 2)."""
+"""The older generation of clusters, where Destinations and State Stores are namespaced.
+
+See docs/contract.md#objects, #paths.
+"""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any

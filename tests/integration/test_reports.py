@@ -1,4 +1,7 @@
-"""status-report alone, on a real API server: in which order it writes, and what it does with repeats (spec 3)."""
+"""status-report alone, on a real API server: in which order it writes, and what it does with repeats.
+
+See docs/contract.md#destination-conditions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the schedule repairs, and what it costs when all is well (spec section 3 "Beyond"; failures 3, 15)."""
+"""What the schedule repairs, and what it costs when all is well.
+
+See docs/contract.md#destination-conditions, docs/failure-modes.md#3-moved-branches, #15-untrusted-events.
+"""
 
 from __future__ import annotations
 

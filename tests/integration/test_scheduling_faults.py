@@ -1,4 +1,4 @@
-"""What becomes of placements where the Kubernetes API fails one of several (spec section 7)."""
+"""What becomes of placements where the Kubernetes API fails one of several (docs/contract.md#scheduling)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Secrets with a mark in them, every failure that we know forced at DEBUG, and no mark anywhere (failures 22)."""
+"""Secrets with a mark in them, every failure that we know forced at DEBUG, and no mark anywhere.
+
+See docs/failure-modes.md#22-leaked-secrets.
+"""
 
 from __future__ import annotations
 

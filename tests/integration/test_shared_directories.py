@@ -1,4 +1,7 @@
-"""Two Works of one Promise at one Destination: the directory is the older one's, in whatever batches (failures 53)."""
+"""Two Works of one Promise at one Destination: the directory is the older one's, in whatever batches.
+
+See docs/failure-modes.md#53-shared-directories.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A State Store's own Ready, and how its Destinations follow it (spec section 4; failures 14, 21)."""
+"""A State Store's own Ready, and how its Destinations follow it.
+
+See docs/contract.md#state-store-conditions, docs/failure-modes.md#14-bucket-refusals, #21-rotated-secrets.
+"""
 
 from __future__ import annotations
 

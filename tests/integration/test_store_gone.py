@@ -1,4 +1,7 @@
-"""What is deleted after its State Store is gone goes although nobody tries again any more (spec 5; failures 19)."""
+"""What is deleted after its State Store is gone goes although nobody tries again any more.
+
+See docs/contract.md#deletion, docs/failure-modes.md#19-deletion-orders.
+"""
 
 from collections.abc import AsyncIterator
 

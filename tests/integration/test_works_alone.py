@@ -1,4 +1,8 @@
-"""One Work, group or placement that cannot be placed fails alone, with its sentence (failures 33, 35, 38, 39, 40)."""
+"""One Work, group or placement that cannot be placed fails alone, with its sentence.
+
+See docs/failure-modes.md#33-dangling-groups, #35-placed-while-deleted, #38-long-names, #39-colliding-names,
+#40-webhooks-and-quotas.
+"""
 
 from __future__ import annotations
 

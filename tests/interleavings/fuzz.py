@@ -26,7 +26,7 @@ _FAULT: Final = 0.02  # of a call
 _DOUBLE: Final = 0.04  # of a delivery
 _PAUSE: Final = 0.01  # of an event: time passes although something could go on
 _LONGEST_PAUSE: Final = 40.0
-# Whether Destinations move. Off while what they leave at their old place stays there (failures.md, 46).
+# Whether Destinations move. Off while what they leave at their old place stays there (docs/failure-modes.md#46-moves).
 MOVES: Final = False
 _NESTED: Final = {"worker/inside/notes.txt": b"of somebody, in the nested Destination's directory\n"}
 

@@ -1,4 +1,4 @@
-"""Schedules that show failures of shared/failures.md, each by its number.
+"""Schedules that show failures of docs/failure-modes.md, each by its number.
 
 A schedule whose failure is mended moves from `KNOWN` to `MENDED`, and must stay right there.
 """

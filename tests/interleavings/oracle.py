@@ -1,4 +1,4 @@
-"""What must be true when all is at rest, from the objects alone: by shared/spec.md, not by our code."""
+"""What must be true when all is at rest, from the objects alone: by docs/contract.md, not by our code."""
 
 import base64
 import gzip
@@ -223,7 +223,7 @@ def _sort_key(placement: Object) -> tuple[str, str]:
 
 
 def directory_of(placement: Object) -> str:
-    """Return a WorkPlacement's directory below its Destination's in mode nestedByMetadata (spec section 2)."""
+    """Return a WorkPlacement's directory below its Destination's in mode nestedByMetadata (docs/contract.md#paths)."""
     spec, metadata = placement["spec"], placement["metadata"]
     pipeline = (metadata.get("labels") or {}).get(PIPELINE, "")
     own = [spec.get("promiseName", ""), pipeline, spec.get("id", "")[:5]]

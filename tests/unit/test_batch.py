@@ -1,4 +1,4 @@
-"""Messages about one object, folded into one task (failures 32)."""
+"""Messages about one object, folded into one task (docs/failure-modes.md#32-coalesced-messages)."""
 
 import itertools
 from typing import Any

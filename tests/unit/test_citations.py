@@ -15,6 +15,11 @@ ENTRIES = {int(found[1]): found[0] for found in _ENTRY.finditer(text(FAILURES))}
 # `docs/contract.md#paths`; further sections of the same page may follow: `docs/contract.md#paths, #refusals`.
 _CITATION = re.compile(r"(docs/[\w/.-]+\.md)((?:#[\w-]+)?(?:(?:,|,? and)\s+(?:# )?#[\w-]+)*)")
 
+# Documents that the repository does not have.
+_ELSEWHERE = re.compile(
+    r"\bspec(?:\.md)?,? (?:sections? )?[0-9]|\b[Ff]ailures [0-9]|\(design\b|\b(?:spec|design|failures)\.md"
+)
+
 
 def citing() -> Iterator[Path]:
     """Yield all files in which something may be cited."""
@@ -34,6 +39,11 @@ def test_every_page_and_section_that_is_cited_exists() -> None:
             missing = set(re.findall(r"#([\w-]+)", sections)) - anchors(ROOT / page)
             assert not missing, f"{file.relative_to(ROOT)} cites {page}, which has no {missing}"
     assert found
+
+
+def test_nothing_cites_a_document_that_the_repository_does_not_have() -> None:
+    found = {str(file.relative_to(ROOT)): cited for file in citing() if (cited := _ELSEWHERE.findall(text(file)))}
+    assert not {file: cited for file, cited in found.items() if file != "tests/unit/test_citations.py"}
 
 
 def test_failure_modes_are_numbered_without_a_gap() -> None:

@@ -1,4 +1,7 @@
-"""Outcomes become Kratix's own conditions and Events (spec section 3), and stale ones are dropped (failures 15, 16)."""
+"""Outcomes become Kratix's own conditions and Events, and stale ones are dropped.
+
+See docs/contract.md#destination-conditions, docs/failure-modes.md#15-untrusted-events, #16-recreated-objects.
+"""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,7 @@
-"""Which State Stores share a writer, and so its client and credentials: no tenant ever uses another's (failures 27)."""
+"""Which State Stores share a writer, and so its client and credentials: no tenant ever uses another's.
+
+See docs/failure-modes.md#27-shared-clients.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Contents, directories, records and edits of the three modes (spec sections 2, 6, 8)."""
+"""Contents, directories, records and edits of the three modes (docs/contract.md#paths, #documents, #refusals)."""
 
 import base64
 import gzip

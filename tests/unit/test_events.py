@@ -1,4 +1,7 @@
-"""Every envelope is understood, and what is not is refused with a sentence (failures 15)."""
+"""Every envelope is understood, and what is not is refused with a sentence.
+
+See docs/failure-modes.md#15-untrusted-events.
+"""
 
 import base64
 import gzip

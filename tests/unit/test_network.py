@@ -1,4 +1,4 @@
-"""Which addresses State Stores may lead to (failures 24)."""
+"""Which addresses State Stores may lead to (docs/failure-modes.md#24-forbidden-addresses)."""
 
 from __future__ import annotations
 

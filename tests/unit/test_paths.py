@@ -1,4 +1,4 @@
-"""Where documents go, and which paths are refused (spec sections 2 and 8)."""
+"""Where documents go, and which paths are refused (docs/contract.md#paths, #refusals)."""
 
 from __future__ import annotations
 

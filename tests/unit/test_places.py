@@ -1,4 +1,7 @@
-"""A place that two WorkPlacements have - a directory, a state file - is the older one's (failures 39 and 53)."""
+"""A place that two WorkPlacements have - a directory, a state file - is the older one's.
+
+See docs/failure-modes.md#39-colliding-names, #53-shared-directories.
+"""
 
 import base64
 import gzip
@@ -154,7 +157,10 @@ def test_a_directory_label_is_the_directorys_and_the_destinations() -> None:
 
 
 def test_mode_none_looks_for_each_document_at_its_own_paths_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, not timed: what each of many WorkPlacements is told of the others' files (failures 45)."""
+    """Counted, not timed: what each of many WorkPlacements is told of the others' files.
+
+    See docs/failure-modes.md#45-hostile-state-files.
+    """
     told: list[int] = []
     flat_edit = documents.flat_edit
 

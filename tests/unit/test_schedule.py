@@ -66,7 +66,7 @@ def test_selectors_merge_by_the_weight_of_their_source_in_whatever_order_they_st
 def test_every_combination_of_sources_strictness_labels_and_deletion(
     present: tuple[str, ...], env: str | None, strict: bool, labelled: bool, deleted: bool
 ) -> None:
-    """The expectation is written out from spec section 7, not computed by the code."""
+    """The expectation is written out from the contract (docs/contract.md#scheduling), not computed by the code."""
     labels = {"env": env or "some"} if labelled else {}
     one = destination("one", strict=strict, deleted=deleted, **labels)
     wanted = WorkloadGroup.model_validate(group(*((source, {"env": source}) for source in present)))

@@ -138,7 +138,7 @@ class Session:
         The address that is checked is the one that is connected to: there is no second look-up in between.
 
         Raises:
-            StateStoreNotReady: the host leads only to refused addresses (failures 24).
+            StateStoreNotReady: the host leads only to refused addresses (docs/failure-modes.md#24-forbidden-addresses).
             StoreUnavailable: it does not resolve, or no address answers.
             OutOfTime: the deadline has passed.
         """
