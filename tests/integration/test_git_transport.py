@@ -14,7 +14,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from shared.errors import AccessDenied, LandfallError, StateStoreNotReady, StoreNotFound, StoreUnavailable
+from shared.errors import (
+    AccessDenied,
+    LandfallError,
+    QuotaExceeded,
+    StateStoreNotReady,
+    StoreNotFound,
+    StoreUnavailable,
+    WriteRejected,
+)
 from shared.plan import Written
 from shared.resources import Secret
 from shared.writers.base import Writer
@@ -97,7 +105,7 @@ async def test_credentials_follow_no_redirect_to_another_host_or_port(git_server
 
         with small_server(redirect) as (base, received):
             error = await failure(writer_to(git_server, f"{base}/x.git"))
-    assert isinstance(error, StoreUnavailable)
+    assert isinstance(error, StateStoreNotReady)
     assert f"redirects to {elsewhere}, where credentials are not sent" in str(error)
     assert "Authorization" in received[0].headers
     assert stolen == []
@@ -139,10 +147,66 @@ async def test_a_status_becomes_an_error_that_keeps_the_servers_words_but_no_sec
 
 
 async def test_a_server_that_is_no_git_server_is_said_to_be_none(git_server: GitServer) -> None:
-    with small_server(lambda _: (200, {"Content-Type": "text/html"}, b"<h1>Sign in</h1>")) as (base, _):
+    page = b"<html><title>Welcome &amp; more</title><p>Nothing here</p></html>"
+    with small_server(lambda _: (200, {"Content-Type": "text/html"}, page)) as (base, _):
         error = await failure(writer_to(git_server, f"{base}/x.git"))
     assert isinstance(error, StoreNotFound)
-    assert "no Git repository" in str(error)
+    assert "no Git repository: check the path of spec.url, and the credentials: Welcome & more" in str(error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, {"Content-Type": "text/html"}, b"<h1>Sign in</h1>"),
+        (200, {"Content-Type": "text/html"}, b"<title>Log in</title><form><input type='password'>"),
+        (203, {"Content-Type": "text/html"}, b"<html><title>Azure DevOps Services</title>"),
+        (302, {"Location": "https://login.example.test/_signin?realm=dev.azure.com"}, b""),
+        (302, {"Location": "https://sso.example.test/saml"}, b""),
+    ],
+    ids=["sign-in", "log-in", "azure-203", "azure-redirect", "saml"],
+)
+async def test_a_sign_in_page_is_about_the_credentials(git_server: GitServer, answer: Answer) -> None:
+    with small_server(lambda _: answer) as (base, _):
+        error = await failure(writer_to(git_server, f"{base}/x.git"))
+    assert isinstance(error, AccessDenied)
+    assert "sign-in page" in str(error)
+    assert "correct the Secret" in str(error)
+
+
+SAYINGS: dict[str, tuple[int, str, bytes, type[LandfallError], str]] = {
+    "sso": (403, "text/plain", b"The 'acme' organization has enabled or enforced SAML SSO.", AccessDenied, "(SSO)"),
+    "quota": (403, "text/plain; charset=utf-8", b"Quota exceeded", QuotaExceeded, "make room"),
+    "archived": (403, "text/plain", b"This repo is archived.", WriteRejected, "unarchive it"),
+    "rate": (403, "text/plain", b"You have exceeded a secondary rate limit.", StoreUnavailable, "tried again"),
+    "json": (
+        403,
+        "application/json",
+        b'{"message": "TF401027: You need Git rights"}',
+        AccessDenied,
+        "TF401027: You need",
+    ),
+    "unknown": (403, "text/plain", b"not on a Sunday", AccessDenied, "not on a Sunday"),
+    "page": (403, "text/html", b"<html><title>Web filter</title>", AccessDenied, "Web filter"),
+    "billing": (402, "text/plain", b"", QuotaExceeded, "the plan"),
+    "gone": (410, "text/plain", b"", StoreNotFound, "spec.url"),
+}
+
+
+@pytest.mark.parametrize(("status", "kind", "said", "expected", "words"), SAYINGS.values(), ids=SAYINGS)
+async def test_the_words_of_an_answer_say_who_must_act(  # noqa: PLR0917 -- a row
+    git_server: GitServer, status: int, kind: str, said: bytes, expected: type[LandfallError], words: str
+) -> None:
+    with small_server(lambda _: (status, {"Content-Type": kind}, said)) as (base, _):
+        error = await failure(writer_to(git_server, f"{base}/x.git"))
+    assert type(error) is expected
+    assert words in str(error)
+
+
+async def test_a_token_without_a_user_name_that_is_refused_may_want_one(git_server: GitServer) -> None:
+    with small_server(lambda _: (401, {}, b"")) as (base, received):
+        error = await failure(writer_to(git_server, f"{base}/x.git", secret_of(password="t")))
+    assert "add the username that the forge wants" in str(error)
+    assert received[0].headers["Authorization"] == "Basic OnQ="
 
 
 @pytest.mark.parametrize(
@@ -213,10 +277,20 @@ async def test_a_changed_host_key_is_refused_before_anything_is_shown(
     before = ssh_git.log.read_text().count("Accepted publickey")
     secret = ssh_secret(ssh_git, knownHosts=ssh_git.changed_known_hosts)
     error = await failure(ssh_writer(git_server, repository.ssh_url, secret))
-    assert isinstance(error, StoreUnavailable)
+    assert isinstance(error, StateStoreNotReady)
     assert "host key" in str(error)
     assert "SHA256:" in str(error)
     assert ssh_git.log.read_text().count("Accepted publickey") == before
+
+
+async def test_a_host_key_of_another_type_says_which_types_are_known(git_server: GitServer, ssh_git: SshServer) -> None:
+    repository = git_server.create_repository()
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    secret = ssh_secret(ssh_git, knownHosts=f"[{ssh_git.host}]:{ssh_git.port} {line}\n")
+    error = await failure(ssh_writer(git_server, repository.ssh_url, secret))
+    assert isinstance(error, StateStoreNotReady)
+    assert "no host key of the types in knownHosts (ecdsa-sha2-nistp256): add the output of `ssh-keyscan" in str(error)
 
 
 async def test_a_revoked_host_key_is_refused(git_server: GitServer, ssh_git: SshServer) -> None:

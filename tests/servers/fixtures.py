@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.servers import git, kubernetes, proxy, s3, ssh
+from tests.servers import git, gitea, kubernetes, proxy, s3, ssh
 from tests.servers import sqs as aws
 
 if TYPE_CHECKING:
@@ -64,6 +64,13 @@ def ssh_git(git_server: git.GitServer) -> Iterator[ssh.SshServer]:
     """SSH to the repositories of `git_server`; those made from now on have an SSH URL."""
     with ssh.ssh_server() as server:
         git_server.serve_over_ssh(server)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def forge() -> Iterator[gitea.Gitea]:
+    """A Gitea over HTTPS and SSH."""
+    with gitea.gitea() as server:
         yield server
 
 

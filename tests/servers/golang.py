@@ -29,12 +29,20 @@ _PROGRESS_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class GoServer:
-    """A server to build: the folder of its go.mod, the module that pins its version, its main package."""
+    """A server to build: the folder of its go.mod, the module that pins its version, its main package.
+
+    Attributes:
+        minutes: that the first build takes on 2 cores.
+        tags: of the build; with any, C is compiled, too, which needs gcc.
+        assets: folders of the module that the server reads, which are kept beside the binary.
+    """
 
     name: str
     module: str
     package: str
     minutes: str
+    tags: str = ""
+    assets: tuple[str, ...] = ()
 
     @property
     def version(self) -> str:
@@ -67,6 +75,15 @@ GO_SERVERS = {
         GoServer("minio", "github.com/minio/minio", "github.com/minio/minio", "2"),
         GoServer("etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3", "½"),
         GoServer("kube-apiserver", "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", "4"),
+        # With SQLite in it, which is written in C. Its web pages are built with npm, and are left out.
+        GoServer(
+            "gitea",
+            "code.gitea.io/gitea",
+            "code.gitea.io/gitea",
+            "3",
+            tags="sqlite sqlite_unlock_notify",
+            assets=("templates", "options", "public"),
+        ),
         # No server: the tests render the cluster's chart with it.
         GoServer("helm", "helm.sh/helm/v4", "helm.sh/helm/v4/cmd/helm", "1½"),
     )
@@ -103,6 +120,7 @@ def build(server: GoServer, say: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{server.name}-", dir=cache()) as scratch:
             built = Path(scratch) / "out"
             _compile(go, server, built / server.name, say)
+            _copy_assets(go, server, built)
             built.replace(server.binary.parent)
         size = server.binary.stat().st_size / 2**20
         say(f"{server.name}: built in {time.monotonic() - started:.0f} s, {size:.0f} MiB")
@@ -112,11 +130,15 @@ def _compile(go: str, server: GoServer, output: Path, say: Callable[[str], None]
     output.parent.mkdir()
     log = output.parent.parent / "log"
     command = [go, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(output)]
+    if server.tags:
+        if shutil.which("gcc") is None:
+            raise ServerUnavailable(f"building {server.name} needs a C compiler; run: apt-get install gcc libc6-dev")
+        command += ["-tags", server.tags]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*_nice(), *command, server.package],
             cwd=server.folder,
-            env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
+            env={**os.environ, "CGO_ENABLED": "1" if server.tags else "0", "GOWORK": "off"},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -133,6 +155,19 @@ def _compile(go: str, server: GoServer, output: Path, say: Callable[[str], None]
             process.wait()
     if code:
         raise ServerUnavailable(f"{server.name}: `{' '.join(command)}` failed in {server.folder}:\n{log_tail(log)}")
+
+
+def _copy_assets(go: str, server: GoServer, folder: Path) -> None:
+    if not server.assets:
+        return
+    command = [go, "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", server.module]
+    environment = {**os.environ, "GOWORK": "off"}
+    listed = subprocess.run(command, cwd=server.folder, env=environment, capture_output=True, text=True, check=True)
+    for asset in server.assets:
+        copied = folder / asset
+        shutil.copytree(Path(listed.stdout.strip()) / asset, copied)
+        for path in (copied, *copied.rglob("*")):  # the module cache is read-only, and a copy is to be removable
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:

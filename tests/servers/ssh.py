@@ -87,9 +87,9 @@ def ssh_server() -> Iterator[SshServer]:
     """Run an sshd on a port of its own."""
     with tempfile.TemporaryDirectory(prefix="landfall-ssh-") as folder:
         directory, port = Path(folder), free_port()
-        private, public = _key_pair()
-        _, other_host = _key_pair()
-        host_private, host_public = _key_pair()
+        private, public = key_pair()
+        _, other_host = key_pair()
+        host_private, host_public = key_pair()
         _write_private(directory / "host_key", host_private)
         _write_private(directory / "client_key", private)
         (directory / "authorized_keys").write_text(f"{public}\n")
@@ -108,7 +108,7 @@ def ssh_server() -> Iterator[SshServer]:
             private_key_file=directory / "client_key",
             known_hosts=known_hosts,
             changed_known_hosts=f"[127.0.0.1]:{port} {other_host}\n",
-            stranger_private_key=_key_pair()[0],
+            stranger_private_key=key_pair()[0],
             known_hosts_file=directory / "known_hosts",
             log=directory / "sshd.log",
         )
@@ -123,7 +123,8 @@ def ssh_server() -> Iterator[SshServer]:
             yield server
 
 
-def _key_pair() -> tuple[str, str]:
+def key_pair() -> tuple[str, str]:
+    """Return a new ed25519 key in OpenSSH's format: private, public."""
     key = ed25519.Ed25519PrivateKey.generate()
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()

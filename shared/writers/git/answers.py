@@ -1,4 +1,4 @@
-"""The server's words: cut to a bounded, printable line without secrets, and read for who has to act."""
+"""The words of git itself for a push that it refuses, and the text that servers send beside."""
 
 import re
 from typing import Final
@@ -20,11 +20,7 @@ _FULL: Final = re.compile(
     re.IGNORECASE,
 )
 _SICK: Final = re.compile(r"internal|time[d ]?-? ?out|temporar|unpack|try again|unavailable", re.IGNORECASE)
-_MISSING: Final = re.compile(r"not found|does not appear to be a git repo|does not exist|no such", re.IGNORECASE)
 _PROGRESS: Final = re.compile(r":\s+\d+% \(")
-_DENIED: Final = re.compile(
-    r"denied|not authori[sz]ed|unauthori[sz]ed|read[- ]only|not permitted|forbidden", re.IGNORECASE
-)
 
 
 def is_rule(words: str) -> bool:
@@ -45,16 +41,6 @@ def is_sick(words: str) -> bool:
 def is_full(words: str) -> bool:
     """Whether a rejection says that the server has no room or cannot write at all, whatever was pushed."""
     return _FULL.search(words) is not None
-
-
-def says_missing(words: str) -> bool:
-    """Whether a server's text says that there is no such repository."""
-    return _MISSING.search(words) is not None
-
-
-def says_denied(words: str) -> bool:
-    """Whether a server's text says that we may not."""
-    return _DENIED.search(words) is not None
 
 
 class RemoteText:

@@ -19,6 +19,8 @@ from shared.writers.git.isolation import Declined, are_alike, isolate
 from shared.writers.git.repository import Repository
 from shared.writers.git.session import ConnectionLost, Session
 from shared.writers.git.trees import Built, MissingObject, build, digest
+from shared.writers.git.words import PUSH
+from shared.writers.words import Meaning, find
 
 T = TypeVar("T")
 
@@ -249,7 +251,20 @@ class Changeset:
             raise
 
     def _judged(self, refused: Refused, *, moved: bool, now: ObjectID | None) -> StoreUnavailable:
-        """Return the error of a rejection that another try may get past; raise any other."""
+        """Return the error of a rejection that another try may get past; raise any other.
+
+        Raises:
+            WriteRejected, QuotaExceeded, AccessDenied: the server says no, and will again.
+            Moved: others were first.
+        """
+        row = find(PUSH, f"{refused.status} {refused.remote}")
+        if row is not None and row.meaning is not Meaning.RULE and not moved:
+            error = row.meaning.error(f"{self._endpoint.remote} {row.advice}: {refused}")
+            if isinstance(error, StoreUnavailable):
+                return error
+            raise error
+        if row is not None and not moved:
+            raise self._rejected(refused)
         if answers.is_rule(refused.status) or "cannot create" in refused.remote:
             raise self._rejected(refused)
         if moved:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from dulwich.client import FetchPackResult
 from dulwich.errors import (
@@ -24,14 +24,15 @@ from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tree
 from dulwich.pack import UnpackedObject, chunks_length, pack_objects_to_data
 from dulwich.refs import Ref
 
-from shared.errors import AccessDenied, LandfallError, StateStoreNotReady, StoreNotFound, StoreUnavailable, TooLarge
-from shared.writers.git import answers
+from shared.errors import LandfallError, StateStoreNotReady, StoreUnavailable, TooLarge
 from shared.writers.git.answers import RemoteText
 from shared.writers.git.branch import Moved, OutcomeUnknown, Refused, Snapshot
 from shared.writers.git.endpoint import Endpoint
 from shared.writers.git.pack import Limits
 from shared.writers.git.pack import objects as objects_of
 from shared.writers.git.session import ConnectionLost, Session
+from shared.writers.git.words import HTTPS, SSH
+from shared.writers.words import find
 
 HEAD: Final = Ref(b"HEAD")
 _SHA1_LENGTH: Final = 40
@@ -50,6 +51,14 @@ _MALFORMED: Final = (
     struct.error,
     zlib.error,
 )
+
+
+@runtime_checkable
+class Talking(Protocol):
+    """A client whose server says in words beside the protocol why it ends a session."""
+
+    def said(self) -> str:
+        """Return these words."""
 
 
 class Repository:
@@ -276,11 +285,9 @@ class Repository:
             lines = b" ".join(error.stderr_lines or ()).decode("utf-8", "replace")
             raise self._hung_up(f"{lines} {remote or ''}") from None
         except GitProtocolError as error:
-            raise self._hung_up(f"{_text(error)} {remote or ''}") from None
+            raise self._hung_up(f"{remote or ''}", _text(error)) from None
         except _MALFORMED as error:
-            raise StoreUnavailable(
-                f"{self._endpoint.remote} answered with what is no Git protocol ({type(error).__name__})"
-            ) from None
+            raise self._hung_up(f"{remote or ''}", f"invalid Git protocol response, {type(error).__name__}") from None
 
     @contextlib.contextmanager
     def _refused(self, remote: RemoteText) -> Iterator[None]:
@@ -295,13 +302,23 @@ class Repository:
                 raise  # no status of a branch
             raise Refused(words(error.object), words(str(remote))) from None
 
-    def _hung_up(self, text: str) -> LandfallError:
-        host, words = self._endpoint.remote, self._endpoint.redactor.words(text)
-        if answers.says_missing(words):
-            return StoreNotFound(f"{host} knows no such repository: check spec.url and its access: {words}")
-        if answers.says_denied(words):
-            return AccessDenied(f"{host} does not allow this: give the credentials write access: {words}")
-        return ConnectionLost(f"{host} broke off{f': {words}' if words else ''}")
+    def _hung_up(self, text: str, problem: str = "") -> LandfallError:
+        """Return the error for a session that the server has ended, by what it said.
+
+        Args:
+            text: the server's.
+            problem: what dulwich made of it, which may be the server's own words, too (`ERR` of Git's protocol).
+        """
+        endpoint, client = self._endpoint, getattr(self, "_client", None)
+        said = client.said() if isinstance(client, Talking) else ""
+        words = endpoint.redactor.words(f"{text} {said}")
+        everything = endpoint.redactor.words(f"{words} {problem}")
+        table = SSH if endpoint.remote.scheme == "ssh" else HTTPS
+        if (row := find(table, everything)) is not None:
+            return row.meaning.error(f"{endpoint.remote} {row.advice}: {words or everything}")
+        if words:  # an answer that no table knows
+            return StoreUnavailable(f"{endpoint.remote} ended the session: {words}")
+        return ConnectionLost(f"{endpoint.remote} broke off{f': {everything}' if everything else ''}")
 
 
 def _id(unpacked: UnpackedObject) -> ObjectID:

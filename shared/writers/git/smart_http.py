@@ -1,9 +1,11 @@
 """Git over HTTPS: TLS always verified, one origin only, credentials never in a URL."""
 
 import base64
+import html
+import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urljoin, urlsplit
@@ -19,6 +21,7 @@ from urllib3.response import BaseHTTPResponse
 from shared.errors import (
     AccessDenied,
     LandfallError,
+    QuotaExceeded,
     StateStoreNotReady,
     StoreNotFound,
     StoreUnavailable,
@@ -28,7 +31,8 @@ from shared.resources import Secret
 from shared.settings import Settings
 from shared.writers.git.remote import Remote
 from shared.writers.git.session import ConnectionLost, Session
-from shared.writers.words import Redactor
+from shared.writers.git.words import HTTPS, SIGN_IN
+from shared.writers.words import Redactor, find
 
 if TYPE_CHECKING:
     from dulwich.client import HTTPResponse
@@ -36,6 +40,27 @@ if TYPE_CHECKING:
 USER_AGENT: Final = "git/landfall"  # some forges serve Git only to those who call themselves so
 MAX_REDIRECTS: Final = 3
 MAX_ERROR_BYTES: Final = 2048  # of an error page that is read for its words
+_OK, _NON_AUTHORITATIVE, _UNAUTHORIZED = 200, 203, 401
+_TROUBLE: Final = (ConnectionLost, "is in trouble ({status})")
+_NOT_SERVED: Final = (StoreNotFound, "serves no Git there ({status}): check spec.url")
+_ROOM: Final = (QuotaExceeded, "takes no more ({status}): raise the quota or the plan")
+# What a status means where the words beside it say no more.
+_STATUSES: Final[Mapping[int, tuple[type[LandfallError], str]]] = {
+    401: (AccessDenied, "does not accept the credentials (401): check the Secret"),
+    402: _ROOM,
+    403: (AccessDenied, "does not allow this (403): give the credentials write access"),
+    404: (StoreNotFound, "knows no such repository (404): check spec.url and its access"),
+    405: _NOT_SERVED,
+    406: _NOT_SERVED,
+    410: _NOT_SERVED,
+    413: (WriteRejected, "finds the commit too large (413): raise the server's limit"),
+    451: _NOT_SERVED,
+    500: _TROUBLE,
+    502: _TROUBLE,
+    503: _TROUBLE,
+    504: _TROUBLE,
+    507: _ROOM,
+}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -195,16 +220,17 @@ class HttpClient(HttpGitClient):
             response.drain_conn()
             url = self._redirected(url, response.headers.get("Location", ""), posting=data is not None)
         else:
-            raise StoreUnavailable(
+            raise StateStoreNotReady(
                 f"{_origin(asked)} redirects without end: write the repository's own URL to spec.url"
             )
-        if response.status != 200:  # noqa: PLR2004
+        if response.status == _NON_AUTHORITATIVE:  # Azure DevOps' status for its sign-in page
+            raise self._page(response, url)
+        if response.status != _OK:
             raise self._refusal(response, url)
         response.content_type = response.headers.get("Content-Type") or ""  # type: ignore[attr-defined]
         response.redirect_location = "" if url == asked else url  # type: ignore[attr-defined]
         if data is None and not response.content_type.startswith("application/x-git-"):  # type: ignore[attr-defined]
-            response.close()
-            raise StoreNotFound(f"{_origin(url)} answers, but with no Git repository: check the path of spec.url")
+            raise self._page(response, url)
 
         def read(size: int) -> bytes:
             try:
@@ -217,35 +243,63 @@ class HttpClient(HttpGitClient):
     def _redirected(self, url: str, location: str, *, posting: bool) -> str:
         target = urljoin(url, location)
         if posting or not location or self._origin(target) != self._home or "@" in urlsplit(target).netloc:
-            raise StoreUnavailable(
-                f"{_origin(url)} redirects to {_origin(target) or 'nowhere'}, where credentials are not sent:"
+            where = _origin(target) or "nowhere"
+            if re.search(SIGN_IN, target, re.IGNORECASE):
+                raise AccessDenied(
+                    f"{_origin(url)} redirects to a sign-in page at {where}, so it refuses the credentials:"
+                    " correct the Secret, or the path of spec.url"
+                )
+            raise StateStoreNotReady(
+                f"{_origin(url)} redirects to {where}, where credentials are not sent:"
                 " write the repository's final URL to spec.url"
             )
         return target
 
-    def _refusal(self, response: BaseHTTPResponse, url: str) -> LandfallError:
-        host = _origin(url)
+    def _page(self, response: BaseHTTPResponse, url: str) -> LandfallError:
+        """Return the error for a success that is not Git's."""
+        words, text = self._said(response)
+        said = f": {words}" if words else ""
+        if response.status == _NON_AUTHORITATIVE or re.search(SIGN_IN, text, re.IGNORECASE):
+            return AccessDenied(
+                f"{_origin(url)} answers with a sign-in page, so it refuses the credentials: correct the Secret,"
+                f" or the path of spec.url{said}"
+            )
+        return StoreNotFound(
+            f"{_origin(url)} answers, but with no Git repository: check the path of spec.url, and the credentials{said}"
+        )
+
+    def _said(self, response: BaseHTTPResponse) -> tuple[str, str]:
+        """Return the words of an answer, as a message may show them, and its beginning; the answer is closed then.
+
+        Of a web page the title is shown.
+        """
         try:
-            text = response.read(MAX_ERROR_BYTES) if "text/plain" in response.headers.get("Content-Type", "") else b""
+            text = response.read(MAX_ERROR_BYTES).decode("utf-8", "replace")
         except HTTPError:
-            text = b""
+            text = ""
         finally:
             response.close()
-        words = self._redactor.words(text)
+        kind = response.headers.get("Content-Type", "")
+        words = text if "text/plain" in kind or not kind else ""
+        if "html" in kind:
+            title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+            words = html.unescape(title[1]) if title else ""
+        elif "json" in kind:
+            message = re.search(r'"(?:message|error|error_description)"\s*:\s*"((?:[^"\\]|\\.)*)"', text)
+            words = message[1] if message else ""
+        return self._redactor.words(words), text
+
+    def _refusal(self, response: BaseHTTPResponse, url: str) -> LandfallError:
+        host = _origin(url)
+        words, _ = self._said(response)
         said = f": {words}" if words else ""
-        match response.status:
-            case 401:
-                return AccessDenied(f"{host} does not accept the credentials (401): check the Secret{said}")
-            case 403:
-                return AccessDenied(f"{host} does not allow this (403): give the credentials write access{said}")
-            case 404:
-                return StoreNotFound(f"{host} knows no such repository (404): check spec.url and its access{said}")
-            case 413:
-                return WriteRejected(f"{host} finds the commit too large (413): raise the server's limit{said}")
-            case 500 | 502 | 503 | 504:
-                return ConnectionLost(f"{host} is in trouble ({response.status}){said}")
-            case status:
-                return StoreUnavailable(f"{host} answered {status}{said}")
+        if words and (row := find(HTTPS, words)) is not None:
+            return row.meaning.error(f"{host} {row.advice} ({response.status}){said}")
+        status = response.status
+        kind, why = _STATUSES.get(status, (StoreUnavailable, "answered {status}"))
+        if status == _UNAUTHORIZED and not self._credentials.user:
+            why = "does not accept the password (401): check the Secret, or add the username that the forge wants"
+        return kind(f"{host} {why.format(status=status)}{said}")
 
 
 def _origin(url: str) -> str:

@@ -7,6 +7,8 @@ import fnmatch
 import hashlib
 import hmac
 import io
+import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Final, cast
@@ -24,6 +26,11 @@ from shared.writers.git.remote import PORTS, Remote
 from shared.writers.git.session import ConnectionLost, Session
 
 THREAD_SECONDS: Final = 2.0  # that paramiko's own thread has to end after its connection was closed
+SAID_SECONDS: Final = 1.0  # that the words of a server may take after it has ended a command
+POLL_SECONDS: Final = 0.02
+MAX_SAID_BYTES: Final = 8192
+HEAD_BYTES: Final = 512  # of the output that is kept, in case it is words
+_PACKET: Final = re.compile(rb"[0-9a-fA-F]{4}")
 _KNOWN_HOST_FIELDS: Final = 3
 # The signature algorithms behind a key's type in known_hosts; a server is asked only for keys that can be checked.
 _ALGORITHMS: Final = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
@@ -124,6 +131,11 @@ class SshVendor(SSHVendor):
         self._key = key
         self._known = known
         self._transport: paramiko.Transport | None = None
+        self._command: _Command | None = None
+
+    def said(self) -> str:
+        """Return what the server said beside the output of the last command."""
+        return "" if self._command is None else self._command.said()
 
     def run_command(  # noqa: PLR0917 -- dulwich's signature
         self,
@@ -140,7 +152,8 @@ class SshVendor(SSHVendor):
 
         Raises:
             AccessDenied: the server does not accept the key.
-            StoreUnavailable: no connection, or a host key that is not the known one.
+            StateStoreNotReady: the host's key is not the known one, or of another type.
+            StoreUnavailable: no connection.
         """
         del host, username, port, password, key_filename, ssh_command
         try:
@@ -153,7 +166,8 @@ class SshVendor(SSHVendor):
             channel.exec_command(command.decode())
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise self._explain(error) from None
-        return cast("SubprocessWrapper", _Command(channel, self._session, str(self._remote)))
+        self._command = _Command(channel, self._session, str(self._remote))
+        return cast("SubprocessWrapper", self._command)
 
     def _connected(self) -> paramiko.Transport:
         remote, session = self._remote, self._session
@@ -170,19 +184,28 @@ class SshVendor(SSHVendor):
         transport.start_client(timeout=session.timeout())
         key = transport.get_remote_server_key()
         if self._known.revoked(key.asbytes()) or not any(entry.key == key.asbytes() for entry in expected):
-            raise StoreUnavailable(
-                f"the host key of {remote} is not the one in knownHosts (it shows {_fingerprint(key)}): either somebody"
-                " is in between, or the host has a new key, which the key knownHosts of the Secret then needs"
+            raise StateStoreNotReady(
+                f"the host key of {remote} does not match knownHosts (possible interception, or a rotated key; the host"
+                f" shows {_fingerprint(key)}): check it, then update the key knownHosts of the Secret"
             )
         transport.auth_publickey(remote.user, self._key)
         return transport
 
-    def _explain(self, error: Exception) -> AccessDenied | StoreUnavailable:
+    def _explain(self, error: Exception) -> AccessDenied | StateStoreNotReady | StoreUnavailable:
         remote = self._remote
         if isinstance(error, paramiko.AuthenticationException):
-            return AccessDenied(f"{remote} does not accept the key of user {remote.user}: check sshPrivateKey")
+            return AccessDenied(
+                f"{remote} does not accept the key of user {remote.user}: check sshPrivateKey, that its public half is"
+                " added to the forge, and the user in spec.url"
+            )
+        if isinstance(error, paramiko.ssh_exception.IncompatiblePeer) and "host key" in str(error):
+            types = ", ".join(dict.fromkeys(entry.type for entry in self._known.of(remote)))
+            return StateStoreNotReady(
+                f"{remote} has no host key of the types in knownHosts ({types}): add the output of"
+                f" `ssh-keyscan -p {remote.port} {remote.host}` to the key knownHosts of the Secret, after checking it"
+            )
         if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-            return StoreUnavailable(f"{remote} offers no host key of a type in knownHosts, or no common algorithm")
+            return StateStoreNotReady(f"{remote} and we have no algorithm in common: update the SSH server ({error})")
         if isinstance(error, TimeoutError):
             return StoreUnavailable(f"{remote} did not answer in time over SSH")
         return ConnectionLost(f"the SSH connection to {remote} broke ({type(error).__name__})")
@@ -191,9 +214,14 @@ class SshVendor(SSHVendor):
 class SshClient(SSHGitClient):
     """dulwich's SSH client that closes what it opened, also where dulwich does not come to it."""
 
-    def __init__(self, remote: Remote, session: Session, vendor: SSHVendor) -> None:
+    def __init__(self, remote: Remote, session: Session, vendor: SshVendor) -> None:
         super().__init__(remote.host, port=remote.port, username=remote.user, vendor=vendor, thin_packs=False)
         self._session = session
+        self._vendor = vendor
+
+    def said(self) -> str:
+        """Return what the server said beside the output of its last command."""
+        return self._vendor.said()
 
     @staticmethod
     def _warn_filter_objects() -> None:
@@ -216,6 +244,27 @@ class _Command:
         self._host = host
         self._output = channel.makefile("rb")
         self._metered = session.meter(self._output.read, host)
+        self._head = bytearray()
+
+    def said(self) -> str:
+        """Return what the server says in words: beside its output, and in the place of it where it is not Git's.
+
+        A server that says no ends the command; one that does not is not waited for long.
+        """
+        end = time.monotonic() + min(SAID_SECONDS, max(0.0, self._session.deadline.remaining))
+        words = bytearray()
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            ended = False
+            while not ended and len(words) < MAX_SAID_BYTES:
+                ended = self._channel.exit_status_ready() or self._channel.closed or time.monotonic() >= end
+                while self._channel.recv_stderr_ready() and len(words) < MAX_SAID_BYTES:
+                    words += self._channel.recv_stderr(MAX_SAID_BYTES)
+                time.sleep(0 if ended else POLL_SECONDS)
+            if self._head and not _PACKET.match(self._head):
+                while self._channel.recv_ready() and len(self._head) < MAX_SAID_BYTES:
+                    self._head += self._channel.recv(MAX_SAID_BYTES)
+                words += b" " + self._head
+        return bytes(words[:MAX_SAID_BYTES]).decode("utf-8", "replace")
 
     @property
     def stderr(self) -> IO[bytes] | None:
@@ -229,11 +278,13 @@ class _Command:
     def read(self, size: int) -> bytes:
         """Read so many bytes, fewer only at the end."""
         try:
-            return self._metered(size)
+            data = self._metered(size)
         except TimeoutError:
             raise StoreUnavailable(f"{self._host} did not answer in time over SSH") from None
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise ConnectionLost(f"the SSH connection to {self._host} broke ({type(error).__name__})") from None
+        self._head += data[: max(0, HEAD_BYTES - len(self._head))]
+        return data
 
     def write(self, data: bytes) -> int:
         """Send everything."""
