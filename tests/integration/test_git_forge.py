@@ -209,5 +209,4 @@ async def test_a_size_or_author_rule_is_said_in_the_forges_words(way: Way, rule:
     assert isinstance(error, WriteRejected), error
     assert words in str(error)
     assert not error.transient
-    spec = {"gitAuthor": {"name": "fleet", "email": "fleet@acme.test"}}
-    assert isinstance(await push(way.open(**spec)), Written)
+    assert isinstance(await push(way.open(gitAuthor={"name": "fleet", "email": "fleet@acme.test"})), Written)
