@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import paramiko
 import pytest
+from paramiko.common import AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 from shared.errors import (
     AccessDenied,
@@ -42,10 +43,10 @@ class _Forge(paramiko.ServerInterface):
         return "publickey"
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        return paramiko.AUTH_SUCCESSFUL
+        return AUTH_SUCCESSFUL
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED
+        return OPEN_SUCCEEDED
 
     def check_channel_env_request(self, channel: Any, name: bytes, value: bytes) -> bool:
         return True
