@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shared.errors import LandfallError, StoreUnavailable, WriteRejected
+from shared.errors import AccessDenied, LandfallError, QuotaExceeded, StoreUnavailable, WriteRejected
 from shared.plan import Edit, Outcome, Written
 from shared.writers.base import Writer
 from tests.contract.harness import edit, secret_of, soon
@@ -264,6 +264,32 @@ async def test_a_server_without_room_is_no_refusal(git_server: GitServer) -> Non
             with pytest.raises(StoreUnavailable, match="No space left on device"):
                 await writer.write(items(3, {}), soon())
     assert spy.count(posted) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "advice"),
+    [
+        ("GitLab: Your push has been rejected, because this repository has exceeded its size limit of 10 MB by 1 MB.",
+         QuotaExceeded, "make room"),
+        ("Forgejo: Quota exceeded", QuotaExceeded, "raise the quota"),
+        ("Gitea: User permission denied for writing.", AccessDenied, "give them write access"),
+        ("GitLab: The repository is temporarily read-only. Please try again later.", StoreUnavailable, "tried again"),
+    ],
+)  # fmt: skip
+async def test_a_refusal_that_is_about_all_of_a_batch_is_not_searched_for(
+    git_server: GitServer, way: tuple[str, Open], said: str, kind: type[LandfallError], advice: str
+) -> None:
+    _, open_writer = way
+    repository = git_server.create_repository(
+        hooks={"pre-receive": f"#!/bin/sh\necho '{said}' >&2\necho x >> pushes\nexit 1\n"}
+    )
+    async with open_writer(repository) as writer:
+        with pytest.raises(kind) as caught:
+            await writer.write(items(8, {}), soon(20))
+    assert advice in str(caught.value)
+    assert said in str(caught.value)
+    pushed = len((repository.path / "pushes").read_text().split())
+    assert pushed == (1 if kind is not StoreUnavailable else pushed)
 
 
 async def test_the_words_of_a_refusal_are_clean_bounded_and_without_secrets(git_server: GitServer) -> None:

@@ -43,7 +43,7 @@ OVER_HTTPS: list[Line] = [
     ("gitea", "mirror repository is read-only", RULE, "mirror"),
     ("gitea", "Users with two-factor authentication enabled cannot perform HTTP/HTTPS operations via plain username and password. Please create and use a personal access token", ACCESS, "second factor"),
     ("gitea", "Your account is disabled.", ACCESS, "unblock"),
-    ("gitea", "Push to create is not enabled for users.", ACCESS, "write access"),
+    ("gitea", "Push to create is not enabled for users.", MISSING, "spec.url"),
     ("gitea", "Repository not found", MISSING, "spec.url"),
     ("gitea", "Repository cannot be accessed. You cannot push or open issues/pull-requests.", ACCESS, "write access"),
     ("forgejo", "Quota exceeded", QUOTA, "raise the quota"),
@@ -83,6 +83,7 @@ OVER_SSH: list[Line] = [
     ("gitea", "Gitea: Deploy Key: 1:robot is not authorized to write to octo/fleet.", ACCESS, "write access"),
     ("gitea", "Gitea: User: 2:robot with Key: 1:key is not authorized to write to octo/fleet.", ACCESS, "write access"),
     ("gitea", "Gitea: Cannot find repository: octo/fleet", MISSING, "spec.url"),
+    ("gitea", "error: Push to create is not enabled for organizations.", MISSING, "spec.url"),
     ("gitea", "Gitea: Repo: octo/fleet is archived.", RULE, "unarchive"),
     ("gitea", "Gitea: Mirror Repository octo/fleet is read-only", RULE, "mirror"),
     ("gitea", "Gitea: Repository cannot be accessed, you could retry it later", TROUBLE, "tried again"),
@@ -165,7 +166,14 @@ def test_a_rule_about_what_is_pushed_is_none_of_access_or_quota(words: str) -> N
 
 
 @pytest.mark.parametrize(
-    "words", ["broke off", "non-fast-forward", "failed to update ref", "the moon is in the wrong phase", ""]
+    "words",
+    [
+        "broke off",
+        "non-fast-forward",
+        "failed to update ref",
+        "could not open '/dev/null': No such file or directory",
+        "",
+    ],
 )
 def test_words_that_no_server_of_the_tables_says_are_in_none(words: str) -> None:
     assert [find(table, words) for table in (HTTPS, SSH, PUSH)] == [None, None, None]

@@ -129,15 +129,14 @@ HTTPS: Final[Sequence[Saying]] = (
         (
             r"permission to .+ denied|write access to repository not granted|not allowed to (push|upload)|"
             r"(deploy key|key) does not have write access|TF401027|GitPush|not permitted to (access|push)|"
-            r"not authorized to|permission denied for writing|user permission denied|push to create is "
-            r"not enabled|cannot push"
+            r"not authorized to|permission denied for writing|user permission denied|cannot push"
         ),
         _WRITE,
     ),
     saying(
         _MISSING,
         (
-            r"repository not found|project you were looking for|TF401019|TF200016|VS800075|"
+            r"push to create|repository not found|project you were looking for|TF401019|TF200016|VS800075|"
             r"RepositoryDoesNotExist|no longer exists|repository .*does not exist|git repository not "
             r"found|not found in this"
         ),
@@ -160,10 +159,10 @@ SSH: Final[Sequence[Saying]] = (
     saying(
         _MISSING,
         (
-            r"repository (was )?not found|project you were looking for|project .*not found|cannot find "
-            r"repository|repository .*does not exist|does not appear to be a git repo|not exported|"
-            r"TF401019|no such (repository|file or directory)|RepositoryDoesNotExist|does not exist, or "
-            r"you do not have permission"
+            r"push to create|repository (was )?not found|project you were looking for|project .*not found|"
+            r"cannot find repository|repository .*does not exist|does not appear to be a git repo|"
+            r"not exported|TF401019|no such repository|RepositoryDoesNotExist|"
+            r"does not exist, or you do not have permission"
         ),
         "knows no such repository, or hides it from this key: check spec.url and the key's access",
     ),
