@@ -1,6 +1,7 @@
 """A bucket and a Git State Store, handed over and back beside a Kratix that runs on (docs/migration.md)."""
 
 import asyncio
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from tests.takeover.world import STORES, Stream, World, applied, kratix_identity
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 LOGS = Path(".landfall/takeover")
 TAKEOVER = "infra/kubernetes/takeover"
+PAGE = Path("docs/migration.md").read_text()
 CONDITIONS = {
     "Destination": "Ready",
     "BucketStateStore": "Ready",
@@ -147,24 +149,26 @@ async def test_how_loud_kratix_is_with_a_hundred_objects_handed_over(
 
 
 async def over(kubectl: Callable[..., str], kind: str, name: str) -> None:
-    """Hand a State Store over, and wait until it is Landfall's."""
-
-    def run() -> None:
-        kubectl("annotate", kind, name, "landfall.kratix.io/managed=true", "--overwrite")
-        parked = "--for=jsonpath={.spec.secretRef.name}=handed-over-to-landfall"
-        kubectl("wait", f"{kind}/{name}", parked, "--timeout=60s")
-        kubectl("wait", f"{kind}/{name}", "--for=condition=Ready", "--timeout=120s")
-
-    await asyncio.to_thread(run)
+    """Hand a State Store over as docs/migration.md says, and wait until it is Landfall's."""
+    await _as_told(kubectl, "Hand a State Store over", kind, name)
 
 
 async def back(kubectl: Callable[..., str], kind: str, name: str) -> None:
-    """Hand a State Store back, and wait until Kratix serves it."""
+    """Hand a State Store back as docs/migration.md says, and wait until Kratix serves it."""
+    await _as_told(kubectl, "Hand it back", kind, name)
+
+
+async def _as_told(kubectl: Callable[..., str], heading: str, kind: str, name: str) -> None:
+    """Run a section's commands, which are about BucketStateStore `default` and its Secret, for this State Store."""
+    section = PAGE.partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    told = "\n".join(re.findall(r"^```console\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
     secret = {"bucketstatestore": "bucket-access", "gitstatestore": "git-access"}[kind]
+    told = re.sub(r"\bbucketstatestore([ /])default\b", rf"{kind}\1{name}", told).replace("aws-credentials", secret)
+    commands = [shlex.split(line) for line in told.splitlines() if line]
+    assert [command[1] for command in commands[:3]] == ["annotate", "wait", "wait"], section
 
     def run() -> None:
-        kubectl("annotate", kind, name, "landfall.kratix.io/managed-")
-        kubectl("wait", f"{kind}/{name}", "--for=jsonpath={.spec.secretRef.name}=" + secret, "--timeout=60s")
-        kubectl("wait", f"{kind}/{name}", "--for=condition=Ready", "--timeout=120s")
+        for command in commands:
+            kubectl(*command[1:])
 
     await asyncio.to_thread(run)
