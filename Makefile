@@ -43,7 +43,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run smoke test unit check compat servers chaos fuzz bench sam-local rie artifacts release docs style template lint audit \
+.PHONY: help setup demo run smoke test unit check compat servers chaos fuzz takeover bench sam-local rie artifacts release docs style template lint audit \
 	iam tables format lock clean distclean check-runtime-python check-python
 
 help: ## list all targets
@@ -90,6 +90,9 @@ chaos: servers ## inject faults for ten minutes, and compare stores and statuses
 fuzz: $(DEV)/.installed ## run operations in every order of events: pairs (BOUND=single, faults or double), then random ones (SCHEDULES=…, SEED=…)
 	@$(BIN)/python -m tests.interleavings systematic --bound $(or $(BOUND),faults)
 	@$(BIN)/python -m tests.interleavings fuzz --schedules $(or $(SCHEDULES),10000) --seed $(or $(SEED),0)
+
+takeover: servers ## hand State Stores over and back beside a real Kratix (KRATIX_BIN=its manager, KRATIX_CRDS=its config/crd/bases)
+	@$(BIN)/python -m pytest tests/takeover/beside_kratix.py -p no:cacheprovider $(PYTEST_ARGS)
 
 bench: servers ## measure, and compare with peers (ONLY=name,name* ROUNDS=3; KRATIX_BIN=its manager); report: .landfall/bench/
 	@$(BIN)/python -m tests.benchmarks --rounds $(or $(ROUNDS),3) $(if $(ONLY),--only '$(ONLY)')

@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from shared.endpoints import bucket_identity, repository_identity
 from shared.errors import InvalidObject, StateStoreNotReady
+from shared.handover import with_credentials
 
 GROUP = "platform.kratix.io"
 VERSION = "v1alpha1"
@@ -224,11 +225,12 @@ StateStore = BucketStateStore | GitStateStore
 
 
 def parse_state_store(obj: Mapping[str, Any]) -> StateStore:
-    """Read a State Store of either kind.
+    """Read a State Store of either kind, with its credentials where they are parked (`handover`).
 
     Raises:
-        InvalidObject: as `parse` of the kind.
+        InvalidObject: as `parse` of the kind, and where parked credentials cannot be found.
     """
+    obj = with_credentials(obj)
     return GitStateStore.parse(obj) if obj.get("kind") == "GitStateStore" else BucketStateStore.parse(obj)
 
 

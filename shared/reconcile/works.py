@@ -17,6 +17,7 @@ from shared.queues import Outgoing
 from shared.reconcile import placements
 from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, retry
 from shared.reconcile.connections import Connections
+from shared.reconcile.managed import serves_all
 from shared.resources import Destination, is_label_value
 from shared.schedule import Placed, Refusal, schedule
 from shared.settings import Settings
@@ -39,6 +40,8 @@ async def place_works(
         By message id: why it has to be delivered again. Where a message means all Works, each Work that failed is
         requeued instead.
     """
+    if not serves_all(connections.settings):  # Kratix schedules every Work, whoever writes it (decision 5)
+        return {}
 
     async def place(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
         batch = _Batch(name, fold(share), connections.settings)
