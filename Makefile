@@ -91,6 +91,9 @@ fuzz: $(DEV)/.installed ## run operations in every order of events: pairs (BOUND
 	@$(BIN)/python -m tests.interleavings systematic --bound $(or $(BOUND),faults)
 	@$(BIN)/python -m tests.interleavings fuzz --schedules $(or $(SCHEDULES),10000) --seed $(or $(SEED),0)
 
+takeover: servers ## hand State Stores over and back beside a real Kratix (KRATIX_BIN=its manager, KRATIX_CRDS=its config/crd/bases)
+	@$(BIN)/python -m pytest tests/takeover/beside_kratix.py -p no:cacheprovider $(PYTEST_ARGS)
+
 simulate: $(DEV)/.installed ## simulate a fleet in memory: time to Ready, and calls (DESTINATIONS=1000 LATENCIES="--store 0.05 --cold 3")
 	@$(BIN)/python -m tests.interleavings simulate --destinations $(or $(DESTINATIONS),1000) $(LATENCIES)
 

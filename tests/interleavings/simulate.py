@@ -177,10 +177,10 @@ class SimulatedWorld(World):
             return
         server, read = server_of(step.access), step.name.startswith(_READS)
         self.costs.calls[f"{server} {'reads' if read else 'writes'}" if server != "sqs" else "sqs"] += 1
-        began = time.perf_counter()
+        began = time.process_time()
         assert isinstance(self.machine, LargeMachine)
         answer = self.machine.carry_out(step)
-        self._fly(late=(time.perf_counter() - began) * self.latencies.cpu + self._answering(answer))
+        self._fly(late=(time.process_time() - began) * self.latencies.cpu + self._answering(answer))
 
     def _answering(self, answer: Any) -> float:
         """Return the seconds that an API server needs to make a list's answer."""
@@ -201,10 +201,10 @@ class SimulatedWorld(World):
                 self._at(wait, lambda messages=messages: self._begin(messages))  # type: ignore[misc]
 
     def _begin(self, messages: Sequence[Any]) -> None:
-        began = time.perf_counter()
+        began = time.process_time()
         self.costs.invocations[messages[0].queue] += 1
         self.deliver(messages, 1)
-        self._fly(late=(time.perf_counter() - began) * self.latencies.cpu)
+        self._fly(late=(time.process_time() - began) * self.latencies.cpu)
 
     def _invocation(self, queue: str, name: str, seconds: int, chain: int) -> Invocation:
         made = super()._invocation(queue, name, seconds, chain)
