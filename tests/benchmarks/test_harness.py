@@ -11,7 +11,7 @@ from tests.benchmarks import bill
 from tests.benchmarks.harness import Benchmark, NotRun, Role, Round, Side, measure, registered
 from tests.benchmarks.report import growth, markdown, page, write_report
 from tests.benchmarks.results import Results, Row, SideRow
-from tests.benchmarks.servers import Servers
+from tests.benchmarks.servers import ROOT, Servers
 
 
 def said(*seconds: float, **figures: float) -> Callable[[], Awaitable[Round]]:
@@ -172,6 +172,6 @@ def test_rows_of_growing_fleets_become_curves(tmp_path: Path) -> None:
 
 
 def test_the_bill_in_the_documentation_is_the_one_that_is_computed() -> None:
-    assert bill.table() in (bill.ROOT / "docs" / "scale.md").read_text()
+    assert bill.table() in (ROOT / "docs" / "scale.md").read_text()
     assert bill.PLOT.read_text() == bill.plot()
     assert sum(bill.month(100_000).values()) > 10 * sum(bill.month(1000).values())

@@ -211,8 +211,8 @@ class _Request:
             revision, found = store.continued[token]  # as they were at the first page, as on the real one
         else:
             revision = store.revision
-            listed = store.selectable(kind, self._namespace, selector)
-            found = [obj for obj in listed if tables.matches(obj, selector, fields)]
+            all_of_it = store.selectable(kind, self._namespace, selector)
+            found = [obj for obj in all_of_it if tables.matches(obj, selector, fields)]
         limit = int(self._query.get("limit") or 0) or len(found)
         more = ""
         if len(found) > limit:
