@@ -2,19 +2,28 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from shared import conditions
 from shared.deadline import Deadline
 from shared.errors import InvalidObject, KubernetesConflict, LandfallError, is_out_of_reach
-from shared.kube import Cluster, Key, Object, each, key_of, uid_of
+from shared.kube import Cluster, Object, each, key_of, uid_of
 from shared.messages import Reference, Verdict
 from shared.observability import logger
 from shared.reconcile import placements
 from shared.reconcile.eligible import EligibleDestinations, Relied, names_of
+from shared.reconcile.work_results import (
+    Result,
+    concluded,
+    first_transient,
+    groups_of,
+    has_created,
+    is_refusal,
+    placed_of,
+    refusals_of,
+)
 from shared.schedule import DestinationInfo, Placed, Refusal, Schedule, schedule, wanted_labels
 from shared.works import (
-    DESTINATION_LABEL,
     GROUP_LABEL,
     MISPLACED_LABEL,
     UNSCHEDULED_LABEL,
@@ -23,22 +32,6 @@ from shared.works import (
     Work,
     destination_of,
 )
-
-_QUOTED = 3  # refusals that a Work's condition quotes; the logs have all
-
-
-class Result(NamedTuple):
-    """What became of one Work.
-
-    Attributes:
-        verdicts: to be reported.
-        again: why it has to be done again; None where it has not.
-        whole: it has to be placed once more, as a whole.
-    """
-
-    verdicts: Sequence[Verdict] = ()
-    again: Exception | None = None
-    whole: bool = False
 
 
 @dataclass
@@ -75,7 +68,7 @@ class WorkPlacing:
             removed = await self._remove(found, obj, dangling=False)
             has_finalizer = WORK_FINALIZER in (metadata.get("finalizers") or ())
             released = [Verdict(reference=reference, remove_finalizers=(WORK_FINALIZER,))] if has_finalizer else []
-            result = _concluded(obj, reference, _refusals(found, removed), removed)
+            result = concluded(obj, reference, refusals_of(found, removed), removed)
             return Result(released) if result == Result([]) else result
         if WORK_FINALIZER not in (metadata.get("finalizers") or ()):  # nothing is placed before it is there
             held = await self._hold(obj)
@@ -89,16 +82,16 @@ class WorkPlacing:
                 # A Destination that has begun to match before the mark was set did not find it.
                 plan, eligible = await self._plan(work, found, EligibleDestinations(self.cluster, self.deadline))
         except InvalidObject as error:
-            return _concluded(obj, reference, [Refusal(group, str(error)) for group in _groups_of(obj)], [])
+            return concluded(obj, reference, [Refusal(group, str(error)) for group in groups_of(obj)], [])
         refusals, done, verdicts = await self._carry_out(work, obj, plan, found, eligible)
-        result = _concluded(obj, reference, refusals, done)
+        result = concluded(obj, reference, refusals, done)
         verdicts += result.verdicts
         if not refusals and result.again is None:
             failing = await self._failing(obj, recheck=recheck)
             verdicts += self._says(obj, work, plan.unscheduled, plan.misplaced, failing)
             if not plan.unscheduled:
                 await self._mark(obj, waits=False)
-        return Result(verdicts, result.again, _created(found, done) and await self._has_changed(obj))
+        return Result(verdicts, result.again, has_created(found, done) and await self._has_changed(obj))
 
     async def place_at(self, obj: Object, names: Collection[str], found: Sequence[Object], *, recheck: bool) -> Result:
         """Bring a Work up to date at some Destinations alone: they have changed, and it has not.
@@ -120,13 +113,13 @@ class WorkPlacing:
             if work.is_resource_request:
                 if recheck:  # it may have to go somewhere else, and has few WorkPlacements
                     return Result(whole=True)
-                work = _only(work, {_placed(one).group for one in found})
+                work = _only(work, {placed_of(one).group for one in found})
             there = await self.destinations.named(names, metadata.get("namespace") or "")
             plan = schedule(work, await self._placed(found, self.destinations), list(there.values()))
         except InvalidObject:
             return Result()
         refusals, done, verdicts = await self._carry_out(work, obj, plan, found, there)
-        again = _first_transient(done)
+        again = first_transient(done)
         says = conditions.find((obj.get("status") or {}).get("conditions") or (), conditions.SCHEDULE_SUCCEEDED) or {}
         well = says.get("status") == "True" and says.get("observedGeneration") == metadata.get("generation")
         if refusals or (says.get("reason") == "FailedToScheduleWorkloads" and (plan.placements or plan.dangling)):
@@ -135,7 +128,7 @@ class WorkPlacing:
             whole = Work.parse(obj)
             unscheduled, misplaced = await self._ask(whole)
             verdicts += self._says(obj, whole, unscheduled, misplaced, await self._failing(obj, recheck=recheck))
-        return Result(verdicts, again, _created(found, done) and await self._has_changed(obj))
+        return Result(verdicts, again, has_created(found, done) and await self._has_changed(obj))
 
     async def outdated(self) -> list[Reference]:
         """Return the WorkPlacements whose Destinations have changed since the write relied on them."""
@@ -152,7 +145,7 @@ class WorkPlacing:
         """Return where a Work goes, and the Destinations by name that this was decided with."""
         namespace = work.metadata.namespace
         eligible: dict[str, DestinationInfo] = {}
-        at = {group.id: False for group in work.spec.workload_groups} | {_placed(one).group: True for one in found}
+        at = {group.id: False for group in work.spec.workload_groups} | {placed_of(one).group: True for one in found}
         for group in work.spec.workload_groups:
             if not (work.is_resource_request and at[group.id]):  # such a group stays where it is
                 wanted = wanted_labels(group, dry_run=work.is_dry_run)
@@ -194,11 +187,11 @@ class WorkPlacing:
                 self.relied.on(namespace, placement.destination, eligible.get(placement.destination))
                 written = placements.compact(now)
                 self.written.setdefault((namespace, placement.destination), []).append(written)
-        refusals = [*plan.refused, *_refusals(dangling, removed)]
+        refusals = [*plan.refused, *refusals_of(dangling, removed)]
         refusals += [
             Refusal(placement.group.id, str(error))
             for placement, error in zip(plan.placements, changed, strict=True)
-            if _is_refusal(error)
+            if is_refusal(error)
         ]
         return refusals, [*changed, *removed], verdicts
 
@@ -210,7 +203,7 @@ class WorkPlacing:
 
         One that was made while its Destination was being deleted can have missed the deletion of the others there.
         """
-        placed = [_placed(obj) for obj in found]
+        placed = [placed_of(obj) for obj in found]
         await destinations.named({one.destination for one in placed if one.destination}, _namespace(found))
         lost = [
             at
@@ -237,7 +230,7 @@ class WorkPlacing:
                 first=first,
             )
             async for page in pages:
-                yield {_placed(one).group for one in page if placements.belongs_to(one, owner)}
+                yield {placed_of(one).group for one in page if placements.belongs_to(one, owner)}
 
         wrong: set[str] = set()
         async for found in groups_with({MISPLACED_LABEL: "true"}):
@@ -335,57 +328,3 @@ def _only(work: Work, groups: Collection[str]) -> Work:
 
 def _namespace(found: Sequence[Object]) -> str:
     return key_of(found[0])[0] if found else ""
-
-
-def _created(found: Sequence[Object], done: Sequence[object]) -> bool:
-    known = {one["metadata"]["name"] for one in found}
-    return any(isinstance(now, dict) and now["metadata"]["name"] not in known for now in done)
-
-
-def _first_transient(done: Sequence[object]) -> Exception | None:
-    """Return the first error among what was done that passes by itself."""
-    return next((error for error in done if isinstance(error, Exception) and not _is_refusal(error)), None)
-
-
-def _concluded(obj: Object, reference: Reference, refusals: Sequence[Refusal], done: Sequence[object]) -> Result:
-    """Return what is refused as a Work's verdict, and the first error among what was done that passes by itself."""
-    again = _first_transient(done)
-    if not refusals:
-        return Result([], again)
-    words = [refusal.why for refusal in refusals]
-    for why in words:
-        logger.warning("Work %s/%s: %s", *key_of(obj), why)
-    more = [f"and {len(words) - _QUOTED} more"] if len(words) > _QUOTED else []
-    ids = list(dict.fromkeys(refusal.group for refusal in refusals if refusal.group))
-    failed = conditions.work_not_scheduled(reference, ids, "; ".join([*words[:_QUOTED], *more]))
-    return Result([failed.seeing(obj)] if conditions.merged(failed, obj) is not None else [], again)
-
-
-def _is_refusal(result: object) -> bool:
-    """Whether a result is an error that only a person's change can mend."""
-    return isinstance(result, LandfallError) and not result.transient
-
-
-def _refusals(found: Sequence[Object], results: Sequence[object]) -> list[Refusal]:
-    return [
-        Refusal(_placed(obj).group, str(error)) for obj, error in zip(found, results, strict=True) if _is_refusal(error)
-    ]
-
-
-def _groups_of(obj: Object) -> list[str]:
-    """Return the ids of a Work's groups, where the Work cannot be read; at least an empty one."""
-    groups = (obj.get("spec") or {}).get("workloadGroups")
-    ids = [str(group.get("id")) for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
-    return ids or [""]
-
-
-def work_of(placement: Object) -> Key | None:
-    """Return the key of the Work that a WorkPlacement belongs to; None where it belongs to none."""
-    _, name = placements.owner_of(placement)
-    return (key_of(placement)[0], name) if name else None
-
-
-def _placed(obj: Object) -> Placed:
-    metadata = obj["metadata"]
-    labels, leaving = metadata.get("labels") or {}, bool(metadata.get("deletionTimestamp"))
-    return Placed(metadata["name"], labels.get(GROUP_LABEL, ""), labels.get(DESTINATION_LABEL, ""), leaving)

@@ -19,7 +19,8 @@ from shared.reconcile.batch import Share, Task, by_cluster, fold, for_each_clust
 from shared.reconcile.connections import Connections
 from shared.reconcile.eligible import EligibleDestinations
 from shared.reconcile.managed import serves_all
-from shared.reconcile.one_work import Result, WorkPlacing, work_of
+from shared.reconcile.one_work import WorkPlacing
+from shared.reconcile.work_results import Result, work_of
 from shared.resources import is_label_value
 from shared.settings import Settings
 from shared.works import DESTINATION_LABEL, RESOURCE_LABEL, UNSCHEDULED_LABEL, WORK_LABEL, destination_of

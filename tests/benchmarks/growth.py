@@ -12,7 +12,7 @@ from tests.benchmarks.harness import Round, Side, benchmark
 from tests.benchmarks.servers import Servers
 from tests.integration.platform_team import API_VERSION, GROUP
 
-_SINGLES: Final = 5  # of each kind of single change; figures are means, the time is a median
+_SINGLES: Final = 3  # of each kind of single change; figures are means, the time is a median
 _WORKS: Final = f"{GROUP}/namespaces/default/works"
 _GROUP_ID: Final = "5058f1af8388633f"
 
