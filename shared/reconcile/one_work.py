@@ -145,14 +145,19 @@ class WorkPlacing:
         """Return where a Work goes, and the Destinations by name that this was decided with."""
         namespace = work.metadata.namespace
         eligible: dict[str, DestinationInfo] = {}
-        at = {group.id: False for group in work.spec.workload_groups} | {placed_of(one).group: True for one in found}
+        placed: list[Placed] = []
+        if work.is_resource_request:
+            placed = await self._placed(found, destinations)
+        stays = {one.group for one in placed if not one.unwritten_at_none}
         for group in work.spec.workload_groups:
-            if not (work.is_resource_request and at[group.id]):  # such a group stays where it is
+            if group.id not in stays:
                 wanted = wanted_labels(group, dry_run=work.is_dry_run)
                 eligible |= names_of(await destinations.matching(wanted, namespace))
         others = {destination_of(one) for one in found} - eligible.keys() - {""}
         eligible |= await destinations.named(others, namespace)
-        return schedule(work, await self._placed(found, destinations), list(eligible.values())), eligible
+        if not work.is_resource_request:  # by now most of its Destinations have been read
+            placed = await self._placed(found, destinations)
+        return schedule(work, placed, list(eligible.values())), eligible
 
     async def _carry_out(
         self,

@@ -185,6 +185,9 @@ class _Batch:
             return
         message_ids = frozenset[str]().union(*(task.origin for task in tasks.values()))
         names = sorted({name for _, name in tasks})
+        for namespace in sorted({namespace for namespace, _ in tasks}):  # before all Works ask for them at once
+            there = [name for own, name in tasks if own == namespace]
+            await self.placing.destinations.named(there, namespace)
         for part in _parts([name for name in names if is_label_value(name)], _NAMES):
             await self._list_placements(f"{DESTINATION_LABEL} in ({','.join(part)})")
         for key, found in self.found.items():

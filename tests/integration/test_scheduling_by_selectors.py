@@ -114,6 +114,7 @@ async def test_a_change_of_a_destination_reads_no_works_of_resource_requests_but
         "here.a-5058f",
     }
     assert listed(hands, "destinations") == []
+    assert hands.proxy.calls["get destinations"] == 2, "once, and once more after the writes"
     assert listed(hands, "works") == ["!kratix.io/resource-name", f"kratix.io/resource-name,{UNSCHEDULED}"]
     assert {asked.name for asked in hands.proxy.asked if asked.is_("get", "works")} == {"here"}
     assert hands.says("deps")[0] == hands.says("here")[0] == "DestinationSelectorMismatch"
@@ -253,6 +254,25 @@ async def test_the_last_placement_of_a_group_that_goes_with_its_destination_is_s
     platform.api.call("DELETE", f"{PLACEMENTS}/deps.a-5058f")
     await hands.place(m=placement("deps.a-5058f"))
     assert hands.says("deps")[0] == "UnscheduledWorkloads"
+
+
+async def test_a_request_whose_destination_was_deleted_under_it_goes_to_another_one_at_once(
+    hands: ByHand, platform: Platform
+) -> None:
+    """Before anything was written: as if it was placed after the cleanup had looked."""
+    for name in ("a", "b"):
+        platform.destination(name, STORE, labels={"at": name})
+    request(hands, "mine", at="a")
+    await hands.place(m=work("mine"))
+    platform.delete("destinations", "a")
+    request(hands, "mine", at="b")
+    await hands.place(m=placement("mine.a-5058f"))
+    found = hands.placements()
+    assert found.keys() == {"mine.a-5058f", "mine.b-5058f"}
+    assert "deletionTimestamp" in found["mine.a-5058f"]["metadata"]
+    obj = platform.object("works", "mine")
+    assert obj is not None
+    assert UNSCHEDULED not in obj["metadata"]["labels"]
 
 
 async def test_a_new_work_is_placed_at_once_and_held_by_its_finalizer_before(hands: ByHand, platform: Platform) -> None:
