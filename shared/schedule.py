@@ -1,9 +1,10 @@
 """Works to placements: which Destinations get which group of documents (docs/contract.md#scheduling). Pure."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final, Self
 
 from shared.errors import InvalidObject
 from shared.resources import MAX_LABEL, MAX_NAME, Destination, is_label_value, is_object_name
@@ -11,6 +12,48 @@ from shared.works import DRY_RUN_LABEL, WORK_LABEL, Work, WorkloadGroup
 
 # Rising priority: what a Promise says outweighs what its workflows say.
 _PRIORITY: Final = {"resource-workflow": 0, "promise-workflow": 1, "promise": 2}
+# A label's key without its prefix (Kubernetes, "Labels and Selectors", syntax and character set).
+_LABEL_NAME: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationInfo:
+    """The part of a Destination that decides what is scheduled to it; two are equal if they take the same.
+
+    Attributes:
+        name, namespace, uid: of its metadata.
+        labels: of its metadata.
+        being_deleted: whether it has a deletionTimestamp.
+        strict_match_labels: of its spec.
+        mode: of its spec's `filepath`, which decides the finalizers of its WorkPlacements.
+    """
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    being_deleted: bool = False
+    strict_match_labels: bool = False
+    mode: str = "nestedByMetadata"
+
+    @classmethod
+    def of(cls, obj: Mapping[str, Any]) -> Self:
+        """Read a Destination as the Kubernetes API returned it.
+
+        Raises:
+            InvalidObject: it cannot be read, so nothing is scheduled to it.
+        """
+        read = Destination.parse(obj)
+        metadata, spec = read.metadata, read.spec
+        return cls(
+            read.name,
+            metadata.namespace,
+            metadata.uid,
+            metadata.labels,
+            metadata.being_deleted,
+            spec.strict_match_labels,
+            spec.filepath.mode,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +125,7 @@ class Schedule:
     refused: tuple[Refusal, ...] = ()
 
 
-def schedule(work: Work, placed: Sequence[Placed], destinations: Sequence[Destination]) -> Schedule:
+def schedule(work: Work, placed: Sequence[Placed], destinations: Sequence[DestinationInfo]) -> Schedule:
     """Decide where a Work's groups go.
 
     A dependency goes to every candidate; a resource request to one, and stays there. What is at a Destination that is
@@ -92,7 +135,7 @@ def schedule(work: Work, placed: Sequence[Placed], destinations: Sequence[Destin
     Args:
         work: to be scheduled.
         placed: its WorkPlacements that exist.
-        destinations: all there are.
+        destinations: at least those that match a group's labels, and those that `placed` names.
 
     Raises:
         InvalidObject: no WorkPlacement of the Work could have its label.
@@ -182,10 +225,27 @@ def _named(wanted: Sequence[Placement], placed: Sequence[Placed]) -> tuple[list[
     return kept, refused
 
 
-def candidates(group: WorkloadGroup, destinations: Iterable[Destination], *, dry_run: bool) -> list[Destination]:
+def candidates(
+    group: WorkloadGroup, destinations: Iterable[DestinationInfo], *, dry_run: bool
+) -> list[DestinationInfo]:
     """Return the Destinations that may take a group, sorted by name."""
-    wanted = {DRY_RUN_LABEL: "true"} if dry_run else selectors(group)
+    wanted = wanted_labels(group, dry_run=dry_run)
     return sorted((d for d in destinations if _takes(d, wanted)), key=lambda d: d.name)
+
+
+def wanted_labels(group: WorkloadGroup, *, dry_run: bool) -> dict[str, str]:
+    """Return the labels that a Destination must have to take a group; empty where it needs none."""
+    return {DRY_RUN_LABEL: "true"} if dry_run else selectors(group)
+
+
+def label_selector(wanted: Mapping[str, str]) -> str | None:
+    """Return the API server's label selector for these labels; None where no object can have them.
+
+    A Work's selectors are not checked by its CRD. A value such as `a,b!=c` would select something else.
+    """
+    if not all(_is_label_key(key) and is_label_value(value) for key, value in wanted.items()):
+        return None
+    return ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))
 
 
 def selectors(group: WorkloadGroup) -> dict[str, str]:
@@ -196,7 +256,7 @@ def selectors(group: WorkloadGroup) -> dict[str, str]:
     return merged
 
 
-def choose(work: Work, group: WorkloadGroup, found: Sequence[Destination]) -> Destination:
+def choose(work: Work, group: WorkloadGroup, found: Sequence[DestinationInfo]) -> DestinationInfo:
     """Return the Destination of a resource request's group: the highest of rendezvous hashes.
 
     The same Work and the same Destinations always give the same choice, requests spread evenly, and a Destination that
@@ -206,7 +266,9 @@ def choose(work: Work, group: WorkloadGroup, found: Sequence[Destination]) -> De
     return max(found, key=lambda d: sha256(f"{key}\0{d.name}".encode()).digest())
 
 
-def _kept(work: Work, group: WorkloadGroup, matching: Sequence[Destination], mine: Sequence[Placed]) -> Destination:
+def _kept(
+    work: Work, group: WorkloadGroup, matching: Sequence[DestinationInfo], mine: Sequence[Placed]
+) -> DestinationInfo:
     """Return the Destination that a resource request's group stays at, of several that match: all runs say the same.
 
     One that it is leaving already is not it: all others would go as well.
@@ -220,12 +282,17 @@ def placement_name(work: Work, destination: str, group: WorkloadGroup) -> str:
     return f"{work.name}.{destination}-{group.id[:5]}"
 
 
-def _takes(destination: Destination, wanted: Mapping[str, str]) -> bool:
-    labels = destination.metadata.labels
-    if destination.metadata.being_deleted or not is_label_value(destination.name):
+def _takes(destination: DestinationInfo, wanted: Mapping[str, str]) -> bool:
+    labels = destination.labels
+    if destination.being_deleted or not is_label_value(destination.name):
         return False
     if labels.get(DRY_RUN_LABEL) == "true" and wanted.get(DRY_RUN_LABEL) != "true":
         return False
     if not wanted:
-        return not (destination.spec.strict_match_labels and labels)
+        return not (destination.strict_match_labels and labels)
     return all(labels.get(key) == value for key, value in wanted.items())
+
+
+def _is_label_key(key: str) -> bool:
+    prefix, slash, name = key.rpartition("/")
+    return _LABEL_NAME.fullmatch(name) is not None and (not slash or is_object_name(prefix))

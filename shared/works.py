@@ -20,9 +20,13 @@ DESTINATION_LABEL: Final = "kratix.io/targetDestinationName"
 PIPELINE_LABEL: Final = "kratix.io/pipeline-name"
 MISPLACED_LABEL: Final = "kratix.io/misplaced"
 DRY_RUN_LABEL: Final = "kratix.io/dry-run"
+RESOURCE_LABEL: Final = "kratix.io/resource-name"  # on a Work of a resource request, by Kratix's work creator
 
 # What two WorkPlacements share that have one directory at one Destination (mode nestedByMetadata): a digest of both.
 DIRECTORY_LABEL: Final = "landfall.kratix.io/directory"
+
+# On a Work of a resource request one of whose groups no Destination takes: each new one is a chance for it.
+UNSCHEDULED_LABEL: Final = "landfall.kratix.io/unscheduled"
 
 # Which generation of its Work a WorkPlacement has the documents of: told by its metadata alone, without its documents.
 WORK_GENERATION_ANNOTATION: Final = "landfall.kratix.io/work-generation"

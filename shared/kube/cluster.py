@@ -85,6 +85,7 @@ class Cluster:
         namespace: str = "",
         metadata_only: bool = False,
         columns: bool = False,
+        first: int | None = None,
     ) -> AsyncIterator[list[Object]]:
         """Yield all objects of a kind, page by page; nothing where the cluster does not serve the kind.
 
@@ -100,6 +101,7 @@ class Cluster:
             columns: the same, but each object has `cells` besides: what `kubectl get` prints of it, by the columns'
                 names in small letters (the CRD's additionalPrinterColumns, computed by the API server); and
                 `status_changed`, when its status was last written (RFC 3339), empty where that is not known.
+            first: objects on the first page at most, for a caller that may need no more than those.
 
         Raises:
             KubernetesError: the API refused or could not be reached, or something else answered.
@@ -111,7 +113,7 @@ class Cluster:
         given = labels or {}
         selector = given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in sorted(given.items()))
         query: dict[str, str] = {"labelSelector": selector} if selector else {}
-        size = PageSize.first(kind, metadata_only=metadata_only or columns)
+        size = PageSize.first(kind, metadata_only=metadata_only or columns, most=first)
         seen: set[str] = set()
         restarts = 0
         while True:

@@ -26,10 +26,10 @@ class PageSize:
     bytes: int = 0
 
     @classmethod
-    def first(cls, kind: str, *, metadata_only: bool) -> Self:
-        """Return the first page's."""
+    def first(cls, kind: str, *, metadata_only: bool, most: int | None = None) -> Self:
+        """Return the first page's, with so many objects at most."""
         first = PAGE if metadata_only else _OF_DOCUMENTS.get(kind, PAGE)
-        return cls(min(first, PAGE), PAGE)
+        return cls(min(first, most or PAGE), PAGE)
 
     def measure(self, size: int) -> None:
         """Learn the bytes of a page."""

@@ -46,7 +46,7 @@ async def decide_changes(
 
     async def decide_share(name: str, share: Mapping[str, Sequence[Change]], cluster: Cluster) -> Share:
         all_of_it = [(message_id, change) for message_id, changes in share.items() for change in changes]
-        outgoing = list(_of_works(name, all_of_it))
+        outgoing = list(_of_works(all_of_it))
         worth_it = [(message_id, change) for message_id, change in all_of_it if _is_worth_a_look(change)]
         if not worth_it:
             return {}, outgoing
@@ -135,25 +135,19 @@ def _is_worth_a_look(change: Change) -> bool:
     return kind not in {"Work", "WorkPlacement"} and not (change.echo and kind == "Destination")
 
 
-def _of_works(cluster: str, changes: Iterable[tuple[str, Change]]) -> Iterator[Outgoing]:
+def _of_works(changes: Iterable[tuple[str, Change]]) -> Iterator[Outgoing]:
     """Yield what goes on to on-work-change and write-documents, which read it themselves.
 
-    Any change of a Destination may be one of its labels, which no generation tells; one message for all of them lets
-    the Works be scheduled again.
+    Any change of a Destination may be one of its labels, which no generation tells. Of a WorkPlacement that is gone,
+    the name says which Work may have to place another one.
     """
-    relabelled: set[str] = set()
     for message_id, change in changes:
         reference, origin = change.reference, frozenset({message_id})
-        if reference.kind == "Destination":
-            relabelled.add(message_id)
-        elif reference.kind == "Work" and not change.echo and not change.deleted:
+        of_work = reference.kind == "Work" and not change.echo and not change.deleted
+        if reference.kind == "Destination" or of_work or (reference.kind == "WorkPlacement" and change.deleted):
             yield Outgoing("works", reference, origin)
-        elif reference.kind == "WorkPlacement" and change.deleted:
-            yield Outgoing("works", Reference(cluster=cluster, kind="Destination", name="*"), origin)
         elif reference.kind == "WorkPlacement" and not change.echo:
             yield Outgoing("documents", reference, origin)
-    if relabelled:
-        yield Outgoing("works", Reference(cluster=cluster, kind="Destination", name="*"), frozenset(relabelled))
 
 
 @dataclass

@@ -3,7 +3,8 @@
 See docs/contract.md#scheduling.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from shared.deadline import Deadline
@@ -27,6 +28,11 @@ from shared.works import (
 )
 
 _ATTEMPTS: Final = 5  # at a WorkPlacement that others keep changing
+_OF_GROUP: Final = 5  # characters of a group's id that are in a WorkPlacement's name, at most
+_KEPT: Final = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp")
+_LABELS: Final = (
+    WORK_LABEL, GROUP_LABEL, DESTINATION_LABEL, PIPELINE_LABEL, MISPLACED_LABEL, DIRECTORY_LABEL
+)  # fmt: skip
 
 
 def owner_of(placement: Object) -> tuple[str, str]:
@@ -45,6 +51,39 @@ def belongs_to(placement: Object, work: Object) -> bool:
     """Whether a Work owns a WorkPlacement: by uid, so that an earlier Work of the same name does not count."""
     uid, name = owner_of(placement)
     return uid == uid_of(work) if uid else name == work["metadata"]["name"]
+
+
+def compact(placement: Object) -> Object:
+    """Return what scheduling needs of a WorkPlacement's metadata, for a caller that keeps those of all Works.
+
+    Labels repeat: a value that many WorkPlacements have takes its memory once.
+    """
+    metadata = placement["metadata"]
+    kept = {name: metadata[name] for name in _KEPT if name in metadata}
+    labels = metadata.get("labels") or {}
+    kept["labels"] = {sys.intern(name): sys.intern(value) for name, value in labels.items() if name in _LABELS}
+    generation = (metadata.get("annotations") or {}).get(WORK_GENERATION_ANNOTATION)
+    if generation is not None:
+        kept["annotations"] = {WORK_GENERATION_ANNOTATION: generation}
+    uid, name = owner_of(placement)
+    if uid:
+        owner = {"apiVersion": API_VERSION, "kind": "Work", "name": sys.intern(name), "uid": sys.intern(uid)}
+        kept["ownerReferences"] = [owner]
+    return {"kind": "WorkPlacement", "metadata": kept}
+
+
+def meant_by(name: str) -> Iterator[tuple[str, str]]:
+    """Yield the names of Works and Destinations that the name of a WorkPlacement can be made of.
+
+    The name is all that an event says of one that is gone. Names may have dots and dashes, so there can be several.
+    """
+    for at, letter in enumerate(name):
+        if letter == ".":
+            rest = name[at + 1 :]
+            for length in range(1, _OF_GROUP + 1):
+                destination, group = rest[: -length - 1], rest[-length:]
+                if rest[-length - 1 : -length] == "-" and destination and group:
+                    yield name[:at], destination
 
 
 def wanted(work: Work, placement: Placement, mode: str) -> Object:

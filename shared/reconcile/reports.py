@@ -212,9 +212,13 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
 
 
 def _queue_of(verdict: Verdict) -> str:
-    """Return the queue of the function that decides about a condition."""
+    """Return the queue of the function that decides about a condition.
+
+    Whether a WorkPlacement is misplaced is in its labels. on-work-change reads those and changes nothing where they are
+    right; write-documents compares them with the condition.
+    """
     kind = verdict.reference.kind
-    if kind == "Work" or verdict.type == conditions.SCHEDULE_SUCCEEDED:
+    if kind == "Work":
         return "works"
     return "documents" if kind == "WorkPlacement" else "canary"
 

@@ -1,4 +1,4 @@
-"""The platform team at its quickest: creates or deletes many objects in parallel, and watches until all are done.
+"""The platform team at its quickest: creates, changes or deletes objects in parallel, and watches until all are done.
 
 A process of its own (`Cluster.act` starts it), the same for every side, so that nobody's time holds any of its work.
 """
@@ -23,20 +23,24 @@ class Job:
     Attributes:
         url, ca, token: of the API server.
         collection: its path, `/apis/…/destinations`.
-        act: whether `objects` are created, or those whose names they hold are deleted.
-        objects: whole ones, or with a name alone.
+        act: whether `objects` are created, merged into those of their names, or those of their names deleted.
+        objects: whole ones, with what to merge, or with a name alone.
         seconds: after which it is given up.
         at_once: calls in parallel.
+        watched: the path of the collection whose objects are to become Ready, or go; empty for `collection`.
+        awaited: their names; none for those of `objects`.
     """
 
     url: str
     ca: str
     token: str = field(repr=False)
     collection: str
-    act: Literal["create", "delete"]
+    act: Literal["create", "patch", "delete"]
     objects: Sequence[Mapping[str, Any]]
     seconds: float
     at_once: int = 16
+    watched: str = ""
+    awaited: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class _Run:
     def __init__(self, job: Job, session: aiohttp.ClientSession) -> None:
         self._job = job
         self._session = session
-        self._pending = {obj["metadata"]["name"] for obj in job.objects}
+        self._pending = set(job.awaited) or {obj["metadata"]["name"] for obj in job.objects}
+        self._watched = job.watched or job.collection
         self._done: list[float] = []
 
     @classmethod
@@ -106,7 +111,7 @@ class _Run:
                 ) from None
 
     async def _all(self) -> Outcome:
-        listed = json.loads(await self._call("GET", f"{self._job.collection}?limit=1"))
+        listed = json.loads(await self._call("GET", f"{self._watched}?limit=1"))
         since = str(listed["metadata"]["resourceVersion"])
         watching = await self._watch(since)
         bodies = iter([(obj["metadata"]["name"], json.dumps(obj).encode()) for obj in self._job.objects])
@@ -123,11 +128,14 @@ class _Run:
         for name, body in bodies:
             if self._job.act == "create":
                 await self._call("POST", self._job.collection, body)
+            elif self._job.act == "patch":
+                await self._call("PATCH", f"{self._job.collection}/{name}", body)
             else:
                 await self._call("DELETE", f"{self._job.collection}/{name}")
 
     async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        async with self._session.request(method, self._job.url + path, data=body) as answer:
+        headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
+        async with self._session.request(method, self._job.url + path, data=body, headers=headers) as answer:
             content = await answer.read()
             if answer.status >= 300:
                 raise NotDone(f"{method} {path} answered {answer.status}: {content[:500]!r}")
@@ -135,7 +143,7 @@ class _Run:
 
     async def _watch(self, since: str) -> aiohttp.ClientResponse:
         query = {"watch": "1", "resourceVersion": since}
-        return await self._session.get(self._job.url + self._job.collection, params=query, raise_for_status=True)
+        return await self._session.get(self._job.url + self._watched, params=query, raise_for_status=True)
 
     async def _see(self, watching: aiohttp.ClientResponse, since: str) -> None:
         while self._pending:

@@ -9,7 +9,7 @@ import secrets
 import ssl
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Self
 
 import aiohttp
@@ -29,6 +29,8 @@ _ID: Final = "5058f1af8388633f609cadb75a75dc9d"
 _FINALIZER: Final = "finalizers.workplacement.kratix.io/repo-cleanup"
 _AT_ONCE: Final = 16
 _COUNTED: Final = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.MULTILINE)
+_SIZES: Final = re.compile(r"^apiserver_response_sizes_sum\{.*\} (\S+)$", re.MULTILINE)
+_CPU: Final = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -155,6 +157,24 @@ class Cluster:
         named = [{"metadata": {"name": obj["metadata"]["name"]}} for obj in objects]
         return await client.act(self._job(collection, "delete", named, seconds))
 
+    async def patch(
+        self, collection: str, objects: list[dict[str, Any]], watched: str, awaited: list[str], *, seconds: float = 600
+    ) -> client.Outcome:
+        """Merge into objects, and wait until others are Ready that come of it.
+
+        Raises:
+            client.NotDone: the API server refused one, or not all were Ready in time.
+        """
+        job = self._job(collection, "patch", objects, seconds)
+        return await client.act(replace(job, watched=watched, awaited=awaited))
+
+    def read(self) -> dict[str, float]:
+        """Return the bytes of the API server's answers to gets and lists, and its CPU seconds, as its metrics count."""
+        text = self._api.request("GET", "/metrics").body.decode()
+        sizes = [float(value) for value in _SIZES.findall(text)]
+        (cpu,) = _CPU.findall(text)
+        return {"bytes": sum(sizes), "apiserver_cpu_seconds": float(cpu)}
+
     def calls(self) -> Counter[str]:
         """Return how often the API server has been asked, by `verb resource`, as its own metrics count; no watches."""
         found: Counter[str] = Counter()
@@ -197,6 +217,9 @@ class Cluster:
 
         await asyncio.gather(*(remove() for _ in range(_AT_ONCE)))
 
-    def _job(self, collection: str, act: Literal["create", "delete"], objects: Any, seconds: float) -> client.Job:
+    def _job(
+        self, collection: str, act: Literal["create", "patch", "delete"], objects: Any, seconds: float
+    ) -> client.Job:
         api = self._api
-        return client.Job(api.url, str(api.ca), api.token, collection, act, objects, seconds)
+        at_once = 1 if len(objects) == 1 else client.Job.at_once  # its own calls are counted, too
+        return client.Job(api.url, str(api.ca), api.token, collection, act, objects, seconds, at_once)

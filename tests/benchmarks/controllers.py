@@ -40,6 +40,9 @@ class Running(Protocol):
     def peaks(self) -> dict[str, float]:
         """Return its peak memory by now, a figure a process: resident, in MB of 10^6 bytes."""
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all its processes that live, user and system."""
+
 
 class Controller(Protocol):
     """Something that makes Destinations and WorkPlacements Ready."""
@@ -64,6 +67,10 @@ class _Landfall:
             if found:
                 peaks[f"{name.replace('-', '_')}_peak_mb"] = max(found)
         return peaks
+
+    def cpu_seconds(self) -> float:
+        workers = (worker for pool in self.runtime.functions.values() for worker in pool._workers)
+        return sum(cpu_seconds(worker.pid) for worker in workers if worker.pid is not None)
 
 
 class Landfall:
@@ -117,6 +124,9 @@ class _Kratix:
 
     def peaks(self) -> dict[str, float]:
         return {"kratix_peak_mb": peak_mb(self.process.pid)}
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds(self.process.pid)
 
 
 class Kratix:
@@ -212,3 +222,9 @@ def peak_mb(pid: int) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
     raise RuntimeError(f"/proc/{pid}/status has no VmHWM")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used, user and system (proc(5), utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

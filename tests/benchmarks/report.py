@@ -1,13 +1,18 @@
 """The report of what was measured: Markdown, and one HTML page that needs nothing but itself."""
 
 import html
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.benchmarks.curves import curves
 from tests.benchmarks.results import Results, Row, SideRow
 
+_SIZED: Final = re.compile(r"growth-(\w+)-(\d+)")
+_GROWING: Final = {"seconds": "seconds", "calls": "calls", "read_kb": "KB read", "cpu_seconds": "CPU seconds"}
+_STEPS: Final = ("destination", "workplacement", "relabel")
 _WIDTH, _LABEL, _BAR, _STEP = 760, 190, 18, 30
 _SHADES: Final = {"ours": "var(--ours)", "peer": "var(--peer)", "floor": "var(--floor)"}
 _PAGE: Final = """\
@@ -66,7 +71,27 @@ def page(rows: Sequence[Row]) -> str:
             f"<section><h2>{html.escape(row.name)}</h2><p>{html.escape(row.measures)}.</p>{plot(row)}"
             f"{_html_table(_details(row))}<ul>{verdicts}</ul><small>{html.escape(_about(row))}</small></section>"
         )
+    sections = [*growth(rows), *sections]
     return _PAGE.format(summary=_html_table(_summary(rows)), sections="\n".join(sections))
+
+
+def growth(rows: Sequence[Row]) -> list[str]:
+    """Return plots of what one change costs against the size of the fleet, from rows called `growth-<store>-<N>`."""
+    sections = []
+    sized = [(match[1], float(match[2]), row) for row in rows if (match := _SIZED.fullmatch(row.name))]
+    for store in sorted({store for store, _, _ in sized}):
+        for figure, unit in _GROWING.items():
+            series: dict[str, list[tuple[float, float]]] = {}
+            for _, size, row in sorted((each for each in sized if each[0] == store), key=lambda each: each[1]):
+                for side in row.sides:
+                    for step in _STEPS:
+                        values = [value for value in side.figures.get(f"{step}_{figure}", ()) if value > 0]
+                        if values:
+                            series.setdefault(f"{side.name}: {step}", []).append((size, statistics.median(values)))
+            if series:
+                drawn = curves(series, x="Destinations", y=unit)
+                sections.append(f"<section><h2>growth, {store}: {unit} of one change</h2>{drawn}</section>")
+    return sections
 
 
 def plot(row: Row) -> str:

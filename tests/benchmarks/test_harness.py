@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import bill
 from tests.benchmarks.harness import Benchmark, NotRun, Role, Round, Side, measure, registered
-from tests.benchmarks.report import markdown, page, write_report
+from tests.benchmarks.report import growth, markdown, page, write_report
 from tests.benchmarks.results import Results, Row, SideRow
-from tests.benchmarks.servers import Servers
+from tests.benchmarks.servers import ROOT, Servers
 
 
 def said(*seconds: float, **figures: float) -> Callable[[], Awaitable[Round]]:
@@ -156,3 +157,21 @@ def test_every_registered_benchmark_says_what_it_measures_and_against_whom() -> 
     for work in known.values():
         assert work.measures
         assert not work.measures.endswith("."), "the report ends the sentence"
+
+
+def test_rows_of_growing_fleets_become_curves(tmp_path: Path) -> None:
+    rows = []
+    for size in (100, 1000):
+        ours = SideRow("ours", "ours", [0.1], {"relabel_seconds": [size / 1000], "relabel_read_kb": [0.0]})
+        rows.append(Row(f"growth-bucket-{size}", "It grows", {}, {}, [ours]))
+    drawn = growth(rows)
+    assert len(drawn) == 1, "what is 0 has no place on a logarithmic axis"
+    assert "ours: relabel" in drawn[0]
+    assert drawn[0] in page(rows)
+    assert growth([Row("growth-bucket", "no size", {}, {}, [])]) == []
+
+
+def test_the_bill_in_the_documentation_is_the_one_that_is_computed() -> None:
+    assert bill.table() in (ROOT / "docs" / "scale.md").read_text()
+    assert bill.PLOT.read_text() == bill.plot()
+    assert sum(bill.month(100_000).values()) > 10 * sum(bill.month(1000).values())

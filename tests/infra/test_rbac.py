@@ -23,8 +23,8 @@ ALLOWED = {
     # To park credentials: only where infra/kubernetes/takeover is applied, which the matrix has with the rest.
     "write-canary": {**WRITER, "bucketstatestores": "list patch", "gitstatestores": "list patch"},
     "on-work-change": {
-        "destinations": "list",
-        "works": "get list",
+        "destinations": "get list",
+        "works": "get list patch",
         "works/finalizers": "update",
         "workplacements": "get list create patch delete",
     },

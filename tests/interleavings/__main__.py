@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.interleavings import fuzz, known, workers
+from tests.interleavings import fuzz, known, simulate, workers
 from tests.interleavings.explore import BOUNDS, Schedule, attempt
 from tests.interleavings.scenarios import Scenario, all_scenarios, quick_scenarios
 
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     random_worker = commands.add_parser("random", help="run the random schedules of the seeds on standard input")
     random_worker.add_argument("--cut", type=int, default=3, help="how many failing ones are cut short")
     commands.add_parser("named", help="run the schedules on standard input")
+    simulate.add_arguments(commands.add_parser("simulate", help="how long changes of a fleet take, and what they cost"))
     worker = commands.add_parser("worker", help="explore the scenarios on standard input")
     worker.add_argument("bound", choices=BOUNDS)
     chosen = parser.parse_args(arguments)
@@ -42,15 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, [sys.executable, "-m", "tests.interleavings", *sys.argv[1:]], workers.environment())
     workers.prepare()
+    if chosen.command == "simulate":
+        return simulate.main(chosen)
     if chosen.command == "replay":
         return _replay(chosen.schedule)
+    lines = sys.stdin.read().split()
     if chosen.command == "named":
-        workers.named(sys.stdin.read().split())
-        return 0
-    if chosen.command == "random":
-        workers.random_schedules(sys.stdin.read().split(), chosen.cut)
-        return 0
-    workers.systematic([Scenario.parse(line) for line in sys.stdin.read().split()], chosen.bound)
+        workers.named(lines)
+    elif chosen.command == "random":
+        workers.random_schedules(lines, chosen.cut)
+    else:
+        workers.systematic([Scenario.parse(line) for line in lines], chosen.bound)
     return 0
 
 

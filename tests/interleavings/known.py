@@ -35,6 +35,8 @@ MENDED: Final[Mapping[int, tuple[str, ...]]] = {
     35: ("work/nestedByMetadata/bucket/write+delete-destination:s21",),
     # A moved Destination leaves everything at its old path.
     46: ("destination/nestedByMetadata/bucket/update+move:",),
+    # The Destination is relabelled between the reading of Destinations and the creation; there and back again.
+    54: ("work/none/bucket/relabel+relabel-back:s15,m16", "work/aggregatedYAML/git/relabel+relabel-back:s15,m28"),
     # A failure that is reported late, after the success that had nothing to say.
     31: (
         "destination/nestedByMetadata/bucket/flaky+resync:k43",

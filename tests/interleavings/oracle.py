@@ -2,7 +2,7 @@
 
 import base64
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -181,6 +181,8 @@ class _Judge:
                 and all((d["metadata"].get("labels") or {}).get(k) == v for k, v in labels.items())
             ]
             complete = complete and bool(fitting)
+            here = {name: p for (group_id, name), p in at.items() if group_id == group["id"]}
+            yield from self._marks(here, fitting)
             if obj["spec"].get("resourceName"):
                 placed = [name for group_id, name in at if group_id == group["id"]]
                 if fitting and len(placed) != 1:
@@ -197,6 +199,14 @@ class _Judge:
                 yield f"{_name(placement)} has other documents than its Work has for Destination {name}"
         misplaced = any((p["metadata"].get("labels") or {}).get("kratix.io/misplaced") == "true" for p in mine)
         yield from _condition(obj, "Ready", "True" if complete and not misplaced else "False")
+
+    def _marks(self, placed: Mapping[str, Object], fitting: Sequence[str]) -> Iterator[str]:
+        """Judge which WorkPlacements of a group are marked as misplaced, by their Destinations' names."""
+        for name, placement in placed.items():
+            marked = (placement["metadata"].get("labels") or {}).get("kratix.io/misplaced") == "true"
+            judged = name in self._destinations and not placement["metadata"].get("deletionTimestamp")
+            if judged and marked == (name in fitting):
+                yield f"{_name(placement)} {'is' if marked else 'is not'} marked as misplaced"
 
 
 def _place_all(wanted: Wanted, root: str, destination: Object, placements: list[Object]) -> None:

@@ -30,6 +30,10 @@ class Bucket:
         """Return a bucket that begins with the same objects."""
         return Bucket(machine, self.name, self.files)
 
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys that begin so, sorted."""
+        return sorted(key for key in self.files if key.startswith(prefix))
+
 
 class S3Client:
     """What the bucket writer has instead of aiobotocore's client."""
@@ -46,9 +50,7 @@ class S3Client:
         ContinuationToken: str = "",
     ) -> Any:
         def apply() -> Any:
-            found = sorted(
-                k for k in files if k.startswith(Prefix) and (not ContinuationToken or k > ContinuationToken)
-            )
+            found = [k for k in self._bucket.keys(Prefix) if not ContinuationToken or k > ContinuationToken]
             page = found[:MaxKeys]
             answer: dict[str, Any] = {"Name": Bucket, "KeyCount": len(page), "IsTruncated": len(found) > len(page)}
             answer["Contents"] = [{"Key": k, "ETag": f'"{_etag(files[k])}"', "Size": len(files[k])} for k in page]

@@ -56,6 +56,11 @@ class Scenario:
         return cls(target, mode, store, first, second)
 
     @property
+    def has_another(self) -> bool:
+        """Whether there is a Destination that no Work selects."""
+        return not {"match", "select-other"}.isdisjoint({self.first, self.second})
+
+    @property
     def where(self) -> str:
         """The place that the Destination is in."""
         return BUCKET if self.store == "bucket" else GIT_URL
@@ -82,7 +87,8 @@ def run(scenario: Scenario, plan: Plan, *, resync: bool = False) -> Ran:
     Args:
         resync: do it where nothing was wrong before, too.
     """
-    world = _prepared(scenario.target, scenario.mode, scenario.store, scenario.first == "write").fork()
+    absent, other = "write" in (scenario.first, scenario.second) and scenario.first != "delete", scenario.has_another
+    world = _prepared(scenario.target, scenario.mode, scenario.store, absent, other).fork()
     expected = Expectation({scenario.where: STRANGERS})
     operations = _OPERATIONS[scenario.target]
     second = "update-again" if scenario.first == scenario.second == "update" else scenario.second
@@ -135,6 +141,18 @@ PAIRS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("write", "delete-destination"),
         ("update", "delete-destination"),
         ("resync", "delete-destination"),
+        # The Destination is relabelled, so that its Work's selectors match it no longer; or match it at last.
+        ("write", "relabel"),
+        ("update", "relabel"),
+        ("recreate", "relabel"),
+        ("resync", "relabel"),
+        ("relabel", "relabel-back"),
+        ("relabel", "update"),
+        ("relabel", "delete-destination"),
+        ("write", "match"),
+        ("match", "write"),
+        ("match", "select-other"),
+        ("select-other", "match"),
     ),
 }
 
@@ -185,7 +203,7 @@ def destination(name: str, mode: str, store: str, **spec: Any) -> Object:
     }
 
 
-def work(groups: Mapping[str, Mapping[str, bytes]]) -> Object:
+def work(groups: Mapping[str, Mapping[str, bytes]], environment: str = "dev") -> Object:
     """Return a Work: a Promise's dependencies."""
     return {
         "metadata": {"name": "app", "labels": {"kratix.io/pipeline-name": "pipeline"}},
@@ -195,7 +213,7 @@ def work(groups: Mapping[str, Mapping[str, bytes]]) -> Object:
                 {
                     "id": group,
                     "directory": ".",
-                    "destinationSelectors": [{"matchLabels": {"environment": "dev"}, "source": "promise"}],
+                    "destinationSelectors": [{"matchLabels": {"environment": environment}, "source": "promise"}],
                     "workloads": workloads(files),
                 }
                 for group, files in groups.items()
@@ -205,12 +223,19 @@ def work(groups: Mapping[str, Mapping[str, bytes]]) -> Object:
 
 
 @cache
-def _prepared(target: str, mode: str, store: str, absent: bool) -> World:
-    """Return the world before the operations, at rest: with the target written, or without it."""
+def _prepared(target: str, mode: str, store: str, absent: bool, other: bool = False) -> World:
+    """Return the world before the operations, at rest: with the target written, or without it.
+
+    Args:
+        other: whether there is a Destination besides, whose labels no Work selects.
+    """
     world = World.new()
     declare_store(world, store, STRANGERS)
     if not (target == "destination" and absent):
         world.create("Destination", destination("worker", mode, store))
+    if other:
+        apart = destination("other", mode, store)
+        world.create("Destination", {**apart, "metadata": {"name": "other", "labels": {"environment": "test"}}})
     if target == "work" and not absent:
         world.create("Work", work(_WORK_1), "default")
     if target == "placement" and not absent:
@@ -406,8 +431,11 @@ def _younger(scenario: Scenario) -> Object:
 def _of_work() -> Mapping[str, Operation]:
     there = ("Work", "default", "app")
 
-    def groups(given: Mapping[str, Mapping[str, bytes]]) -> Callable[[Object], None]:
-        return _set_spec(workloadGroups=work(given)["spec"]["workloadGroups"])
+    def groups(given: Mapping[str, Mapping[str, bytes]], environment: str = "dev") -> Callable[[Object], None]:
+        return _set_spec(workloadGroups=work(given, environment)["spec"]["workloadGroups"])
+
+    def labelled(name: str, environment: str) -> Act:
+        return _once("Destination", "", name, lambda obj: obj["metadata"].update(labels={"environment": environment}))
 
     return {
         "write": lambda s, e: [_create("Work", "default", work(_WORK_1))],
@@ -416,6 +444,10 @@ def _of_work() -> Mapping[str, Operation]:
         "delete": lambda s, e: [delete(*there)],
         "recreate": lambda s, e: [delete(*there), _create("Work", "default", work(_WORK_3))],
         "delete-destination": _of_destination()["delete"],
+        "relabel": lambda s, e: [labelled("worker", "prod")],
+        "relabel-back": lambda s, e: [labelled("worker", "dev")],
+        "match": lambda s, e: [labelled("other", "dev")],
+        "select-other": lambda s, e: [_once(*there, groups(_WORK_1, "test"))],
         "resync": _resync,
     }
 

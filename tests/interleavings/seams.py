@@ -99,7 +99,7 @@ def install() -> None:
         if ours and getattr(module, "datetime", None) is datetime:
             _replace(module, "datetime", _VirtualDatetime)
     _replace(embedded_store, "uuid", SimpleNamespace(uuid4=lambda: f"uid-{next(_Now.uids)}"))
-    _replace(s3_client, "connect", lambda *given: s3.connected(_Now.buckets[given[-1]._bucket]))
+    _replace(s3_client, "connect", _connect_s3)
     _replace(git_writer, "open_endpoint", lambda store, *_: Endpoint(_Now.remotes[store.spec.url], store.spec.url))
     _replace(git_session, "threading", SimpleNamespace(Event=_VirtualEvent, Lock=threading.Lock))
     _replace(observability.metrics, "add_metric", lambda *_, **__: None)
@@ -109,6 +109,12 @@ def install() -> None:
     _replace(yaml, "safe_dump", lambda value, **how: yaml.dump(value, Dumper=yaml.CSafeDumper, **how))
     gc.freeze()
     gc.disable()  # a world is garbage at once; collecting that now and then is a tenth faster
+
+
+def _connect_s3(*given: Any) -> Any:
+    """Connect to a bucket in memory: the one of the puts, which are among the arguments."""
+    (name,) = [each._bucket for each in given if hasattr(each, "_bucket")]
+    return s3.connected(_Now.buckets[name])
 
 
 def _replace(owner: Any, name: str, substitute: Any) -> None:

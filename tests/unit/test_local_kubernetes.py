@@ -188,6 +188,11 @@ async def test_lists_are_selected_by_labels_and_fields(client: Client) -> None:
     assert await names(labelSelector="environment!=prod") == ["a"]
     assert await names(labelSelector="environment,missing") == []
     assert await names(labelSelector="!missing") == ["a", "b"]
+    assert await names(labelSelector="environment in (prod,stage),!missing") == ["b"]
+    assert await names(labelSelector="environment in (prod, test)") == ["b"]
+    assert await names(labelSelector="environment notin (prod,stage)") == ["a"]
+    assert await names(labelSelector="missing notin (prod)") == ["a", "b"]
+    assert await names(labelSelector="missing in (prod)") == []
     assert await names(fieldSelector="metadata.name=a") == ["a"]
 
 

@@ -2,24 +2,33 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from shared.errors import InvalidObject
-from shared.resources import Destination
-from shared.schedule import Placed, Placement, Schedule, candidates, schedule, selectors
+from shared.schedule import (
+    DestinationInfo,
+    Placed,
+    Placement,
+    Schedule,
+    candidates,
+    label_selector,
+    schedule,
+    selectors,
+)
 from shared.works import Work, WorkloadGroup
 
 SOURCES = ("resource-workflow", "promise-workflow", "promise")
 
 
-def destination(name: str, *, strict: bool = False, deleted: bool = False, **labels: str) -> Destination:
+def destination(name: str, *, strict: bool = False, deleted: bool = False, **labels: str) -> DestinationInfo:
     metadata: dict[str, Any] = {"name": name, "labels": {key.replace("_", "-"): value for key, value in labels.items()}}
     if deleted:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     ref = {"kind": "BucketStateStore", "name": "default"}
-    return Destination.parse({"metadata": metadata, "spec": {"stateStoreRef": ref, "strictMatchLabels": strict}})
+    return DestinationInfo.of({"metadata": metadata, "spec": {"stateStoreRef": ref, "strictMatchLabels": strict}})
 
 
 def group(*selectors_: tuple[str, dict[str, str]], id_: str = "abcdef0123") -> dict[str, Any]:
@@ -32,11 +41,8 @@ def work(*groups: dict[str, Any], resource: str = "", **labels: str) -> Work:
     return Work.parse({"kind": "Work", "metadata": metadata, "spec": spec})
 
 
-def dry_run(name: str) -> Destination:
-    found = destination(name)
-    return found.model_copy(
-        update={"metadata": found.metadata.model_copy(update={"labels": {"kratix.io/dry-run": "true"}})}
-    )
+def dry_run(name: str) -> DestinationInfo:
+    return replace(destination(name), labels={"kratix.io/dry-run": "true"})
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(SOURCES)), ids=" ".join)
@@ -135,7 +141,7 @@ def test_a_placement_that_matches_again_is_misplaced_no_more() -> None:
         pytest.param([destination("b", env="dev")], True, id="gone"),
     ],
 )
-def test_a_resource_request_stays_where_it_is(there: list[Destination], misplaced: bool) -> None:
+def test_a_resource_request_stays_where_it_is(there: list[DestinationInfo], misplaced: bool) -> None:
     placed = [Placed("old-name", "abcdef0123", "a")]
     found = schedule(work(group(("promise", {"env": "dev"})), resource="mine"), placed, there)
     assert [(p.name, p.destination, p.misplaced) for p in found.placements] == [("old-name", "a", misplaced)]
@@ -184,7 +190,7 @@ def test_of_several_places_of_a_resource_request_one_that_it_is_leaving_is_not_k
     ],
 )
 def test_only_a_second_match_of_a_resource_request_is_too_much(
-    resource: str, there: list[Destination], expected: dict[str, bool]
+    resource: str, there: list[DestinationInfo], expected: dict[str, bool]
 ) -> None:
     found = schedule(work(group(("promise", {"env": "dev"})), resource=resource), at("a", "b"), there)
     assert {p.destination: p.misplaced for p in found.placements} == expected
@@ -280,3 +286,26 @@ def test_what_was_never_written_at_a_destination_that_does_not_exist_goes(resour
     assert found.dangling == ("work.gone-abcde",)
     assert [(p.destination, p.misplaced) for p in found.placements] == [("a", False)]
     assert found.misplaced == ()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "selector"),
+    [
+        ({}, ""),
+        ({"zone": "a", "env": "dev"}, "env=dev,zone=a"),
+        ({"example.com/tier": ""}, "example.com/tier="),
+        ({"env": "dev,zone=a"}, None),
+        ({"env": "a b"}, None),
+        ({"env": "a" * 64}, None),
+        ({"env in (a)": "a"}, None),
+        ({"!env": ""}, None),
+        ({"Example.com/tier": "a"}, None),
+        ({"a/b/c": "a"}, None),
+        ({"": "a"}, None),
+        ({"e" * 63: "a"}, f"{'e' * 63}=a"),
+        ({"e" * 64: "a"}, None),
+    ],
+    ids=str,
+)
+def test_labels_become_a_selector_or_nothing_can_have_them(wanted: dict[str, str], selector: str | None) -> None:
+    assert label_selector(wanted) == selector

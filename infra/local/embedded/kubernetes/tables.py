@@ -8,6 +8,8 @@ from typing import Any, Final
 from infra.local.embedded.kubernetes.schema import Kind
 
 _STEP: Final = re.compile(r'\.([A-Za-z0-9_]+)|\[\?\(@\.([A-Za-z]+)=="([^"]*)"\)\]')
+_LABEL_TERM: Final = re.compile(r"[^,()]+(?:\([^)]*\))?")  # commas in parentheses are between values
+_AMONG: Final = re.compile(r"(\S+)\s+(not)?in\s*\(([^)]*)\)")
 _META: Final = "meta.k8s.io/v1"
 
 
@@ -74,15 +76,18 @@ def look_up(value: Any, path: str) -> str:
 
 
 def matches(obj: Mapping[str, Any], label_selector: str, field_selector: str) -> bool:
-    """Whether an object is selected: labels by equality and existence, fields by equality."""
+    """Whether an object is selected: labels by equality, existence, `in` and `notin`; fields by equality."""
     labels = obj["metadata"].get("labels") or {}
-    return all(_label_fits(labels, term.strip()) for term in label_selector.split(",") if term) and all(
+    return all(_label_fits(labels, term.strip()) for term in _LABEL_TERM.findall(label_selector)) and all(
         _fits(look_up(obj, f".{path}"), wanted, negated=negated)
         for path, wanted, negated in map(_term, filter(None, field_selector.split(",")))
     )
 
 
 def _label_fits(labels: Mapping[str, str], term: str) -> bool:
+    if among := _AMONG.fullmatch(term):
+        name, negated, values = among.groups()
+        return (labels.get(name) in {value.strip() for value in values.split(",")}) != bool(negated)
     if "=" in term:
         name, wanted, negated = _term(term)
         return _fits(labels.get(name), wanted, negated=negated)
