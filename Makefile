@@ -43,7 +43,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run smoke test unit check compat servers chaos fuzz simulate takeover bench sam-local rie artifacts release docs style template lint audit \
+.PHONY: help setup demo run smoke test unit check compat servers agents chaos fuzz simulate takeover bench sam-local rie artifacts release docs style template lint audit \
 	iam tables format lock clean distclean check-runtime-python check-python
 
 help: ## list all targets
@@ -83,6 +83,10 @@ compat: servers ## run the tests that may differ on another Python (PYTHON=pytho
 
 servers: $(DEV)/.installed ## build the servers for tests that are not in the cache yet
 	@$(BIN)/python -m tests.servers.build
+
+agents: servers ## build Flux once, and run the tests in which it applies what is written (PYTEST_ARGS="-k none")
+	@$(BIN)/python -m tests.servers.build agents
+	@$(PYTEST) tests/agents $(PYTEST_ARGS)
 
 chaos: servers ## inject faults for ten minutes, and compare stores and statuses with a model (MINUTES=…, SEED=…)
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

@@ -156,7 +156,7 @@ def state_file_path(root: str, placement: WorkPlacement) -> str:
 
 
 def state_file(destination: Destination, filepaths: Iterable[str]) -> bytes:
-    """Return the record of a WorkPlacement's files: `<destination.path>/<filepath>`, as Kratix writes it."""
+    """Return the state file that names a WorkPlacement's files as Kratix does: `<destination.path>/<filepath>`."""
     prefix = destination.spec.path or destination.name
     absolute = "/" if prefix.startswith("/") else ""
     own = paths.check_directory(prefix, "spec.path")
@@ -188,6 +188,7 @@ def flat_edit(
     files: Mapping[str, bytes],
     recorded: set[str],
     others: Mapping[str, str],
+    found: bytes | None = None,
 ) -> Edit:
     """Return what puts a WorkPlacement's documents right under the Destination's path, with their record (mode none).
 
@@ -199,6 +200,8 @@ def flat_edit(
         files: by filepath; none where the placement is being deleted.
         recorded: filepaths that its last record names; those that are not in `files` go.
         others: filepaths that are other WorkPlacements', with what to call those; they are never touched.
+        found: the state file that lies there. One in another form (Kratix's own) that names the same files stays until
+            a document changes.
 
     Raises:
         PathConflict: a filepath is another WorkPlacement's; the sentence names both.
@@ -218,9 +221,14 @@ def flat_edit(
     going = frozenset(paths.join(root, path) for path in leaving)
     if placement.metadata.being_deleted:
         return Edit(edit_id, placement.name, root, remove=going | {record}, record=record)
-    placed[record] = state_file(destination, files)
+    wanted = placed[record] = state_file(destination, files)
     interim = b"" if recorded.issuperset(files) else state_file(destination, [*files, *sorted(leaving)])
-    return Edit(edit_id, placement.name, root, files=placed, remove=going, record=record, interim=interim)
+    same = found if found and recorded == set(files) and _names_the_same(found, wanted) else b""
+    return Edit(edit_id, placement.name, root, files=placed, remove=going, record=record, interim=interim, same=same)
+
+
+def _names_the_same(found: bytes, wanted: bytes) -> bool:
+    return found != wanted and state_files.read(found, "it") == state_files.read(wanted, "it")
 
 
 def aggregated_edit(edit_id: str, destination: Destination, root: str, contents: Sequence[bytes]) -> Edit:

@@ -31,6 +31,7 @@ class Edit:
             all at once changes it last (docs/failure-modes.md#13-crash-in-a-write), so that it never forgets a file
             that may be there.
         interim: what such a store puts there before it changes anything else; empty where what is there names all.
+        same: what lies at `record` in another form that means the same: it stays until the edit changes another file.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Edit:
     keep: frozenset[str] = frozenset()
     record: str = ""
     interim: bytes = field(default=b"", repr=False)
+    same: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,9 @@ def compute(edits: Sequence[Edit], existing: Existing, digest: Callable[[bytes],
             if path not in claims.files:
                 deletes.add(path)
                 mine.add(path)
+        if edit.same and mine == {edit.record} and existing.look(edit.record) == Found("file", digest(edit.same)):
+            del puts[edit.record]
+            mine.clear()
     return Plan(puts, deletes, refused, touched)
 
 

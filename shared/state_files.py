@@ -1,4 +1,7 @@
-"""State files of mode none: `files:`, a list of paths, as Go's YAML writes it; read and written within bounds.
+"""State files of mode none: `files:`, a list of paths, in a List without items; read and written within bounds.
+
+Kratix writes `files:` alone and reads that key alone. Agents that apply every YAML file of a directory must accept the
+file and apply nothing of it: kustomize (and so Flux), Argo CD and kubectl replace a List by its items (docs/agents.md).
 
 Other programs may write to a State Store, so a state file is read as a stream of YAML events. Only the list is built
 from it, and reading ends at the first event that a state file does not have
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
 MAX_FILES: Final = 200_000  # named by one state file
 MAX_DEPTH: Final = 8  # of what stands beside the list
 MAX_ASIDE: Final = 1_000  # events of what stands beside the list
+_HEADER: Final = (
+    "# The files of one WorkPlacement. It is a List without items, so that agents apply nothing of it.\n"
+    "apiVersion: v1\nkind: List\nitems: []\n"
+)
 _NOTHING: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _STRINGS: Final = frozenset({None, "!", "tag:yaml.org,2002:str"})
 
@@ -30,7 +37,7 @@ def write(files: Iterable[str]) -> bytes:
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text = yaml.dump({"files": list(files)}, Dumper=dumper, default_flow_style=False, width=2**16)
-    return str(text).encode()
+    return f"{_HEADER}{text}".encode()
 
 
 def read(content: bytes, where: str) -> list[str]:

@@ -44,6 +44,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{suite:<12} {counts.total():>5} {seconds[suite]:>6.0f} s  ({by_outcome})")
     total = sum(counts.total() for counts in suites.values())
     terminalreporter.line(f"{'all':<12} {total:>5} {sum(seconds.values()):>6.0f} s")
+    _measured(terminalreporter)
+    _left_out(terminalreporter)
+
+
+def _measured(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have measured: lines that they recorded as property `measured`."""
+    lines = [
+        str(value)
+        for report in terminalreporter.stats.get("passed", ())
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+        if name == "measured"
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        for line in sorted(lines):
+            terminalreporter.line(line)
+
+
+def _left_out(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the modules whose tests did not run, with the reason: a summary that is green says so itself."""
+    why: Counter[tuple[str, str]] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        why[report.nodeid.split("::")[0], reason.removeprefix("Skipped: ")] += 1
+    if why:
+        terminalreporter.section("NOT RUN", red=True, bold=True)
+        for (module, reason), count in sorted(why.items()):
+            terminalreporter.line(f"{count} tests of {module}: {reason}", red=True)
 
 
 class Progress:

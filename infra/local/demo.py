@@ -31,6 +31,11 @@ _FAILURES: Final = 2  # invocations without an answer; here none should be, and 
 _READY_LINE: Final = "Ready True TestDocumentsWritten Test documents written to State Store"
 _WRITTEN_LINE: Final = "Ready True WorkloadsWrittenToTargetDestination Ready"
 _SCHEDULED_LINE: Final = "Ready True AllWorkplacementsScheduled Ready"
+_NEXT: Final = (
+    "docs/agents.md      let an agent on the target apply these files\n"
+    "make run            the same with your own cluster and State Stores\n"
+    "docs/deployment.md  deploy it to AWS"
+)
 _LOG_LINES: Final = 20
 
 # What must be so in the end: by plural and name, the line of Ready.
@@ -278,6 +283,9 @@ class Demo:
         if complaints:
             self._progress.failure("\n".join(["", "The demo failed:", *(f"- {complaint}" for complaint in complaints)]))
             self._progress.failure("\n".join(["", "The functions' last words:", *runtime.log.tail(_LOG_LINES)]))
+        else:
+            self._progress.heading("What comes next")
+            self._progress.lines(_NEXT)
 
     def _say_how_to_reach_it(self) -> None:
         kubeconfig = self._folder / "kubeconfig"

@@ -154,6 +154,7 @@ class Target:
                 files=files,
                 recorded=recorded,
                 others=others,
+                found=record,
             )
 
         yield from self._held(

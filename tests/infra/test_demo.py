@@ -90,6 +90,13 @@ def test_the_demo_shows_the_conditions_as_kubectl_would_and_the_commit(output: s
     assert "2 files changed, 13 insertions(+)" in output
 
 
+def test_the_demo_ends_with_what_comes_next(output: str) -> None:
+    last = output.rstrip().splitlines()[-3:]
+    assert [line.split()[0] for line in last] == ["docs/agents.md", "make", "docs/deployment.md"]
+    for page in ("docs/agents.md", "docs/deployment.md"):
+        assert (Path(__file__).parents[2] / page).is_file()
+
+
 def test_the_demo_tells_its_progress_in_plain_lines_where_there_is_no_terminal(output: str) -> None:
     assert "\x1b" not in output
     steps = r"^\[ +\d+\.\d s\] (Kubernetes API|S3 server|Git server|Functions|Ready) "

@@ -82,7 +82,7 @@ def examples(here: Machine) -> Machine:
 def test_every_page_with_commands_is_run() -> None:
     with_commands = {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page)}
     pages = ("forwarders", "local-invoke", "operations", "migration", "deployment", "pipeline")
-    run = {"README.md", *(f"docs/{page}.md" for page in pages)}
+    run = {"README.md", "docs/agents.md", *(f"docs/{page}.md" for page in pages)}  # agents.md: in tests/agents
     assert with_commands <= run | {f"docs/kinds/{page}.md" for page in KINDS}
 
 

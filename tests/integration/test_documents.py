@@ -62,6 +62,13 @@ class Place:
         files = self.minio.objects(self.bucket) if self.kind == "bucket" else self.repository.tree()
         return {path.removeprefix(prefix): content for path, content in files.items() if path.startswith(prefix)}
 
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file, as another writer does."""
+        if self.kind == "bucket":
+            self.minio.put(self.bucket, path, content)
+        else:
+            self.repository.commit_files({path: content})
+
 
 @pytest.fixture(params=["bucket", "git"])
 def place(request: pytest.FixtureRequest, platform: Platform, minio: Minio, git_server: GitServer) -> Place:
@@ -125,8 +132,8 @@ async def test_mode_none_lies_flat_with_a_record(runtime: LocalRuntime, platform
     record = ".kratix/default-w.worker-1-5058f.yaml"
     await platform.wait_ready("worker-1")
     found = tree()
-    assert found[record] == b"files:\n- dev/a.yaml\n- dev/sub/b.yaml\n"
-    assert yaml.safe_load(found.pop(record)) == {"files": ["dev/a.yaml", "dev/sub/b.yaml"]}
+    state = {"apiVersion": "v1", "kind": "List", "items": [], "files": ["dev/a.yaml", "dev/sub/b.yaml"]}
+    assert yaml.safe_load(found.pop(record)) == state
     assert found == {**FLAT_CANARIES, "a.yaml": b"a\n", "sub/b.yaml": b"b\n"}
     platform.work("w", group({"a.yaml": b"a2\n", "c.yaml": b"c\n"}), promise="p")
     await platform.until(lambda: "sub/b.yaml" not in tree() and tree().get("a.yaml") == b"a2\n", "updated", seen=tree)
@@ -147,6 +154,34 @@ async def test_mode_none_lies_flat_with_a_record(runtime: LocalRuntime, platform
     )
     platform.delete_object("works", "w")
     await platform.until(lambda: "a.yaml" not in tree() and record not in tree(), "gone", seen=tree)
+    await runtime.idle()
+
+
+async def test_a_state_file_of_kratix_stays_until_a_document_changes(
+    runtime: LocalRuntime, platform: Platform, place: Place
+) -> None:
+    platform.destination("worker-1", f"{place.kind}/default", path="dev", filepath={"mode": "none"})
+    platform.work("w", group({"a.yaml": b"a\n", "b.yaml": b"b\n"}), promise="p")
+    await written(platform, "w.worker-1-5058f")
+    await platform.wait_ready("worker-1")
+    await runtime.idle()
+    path = "destinations/dev/.kratix/default-w.worker-1-5058f.yaml"
+    place.put(path, b"files:\n- dev/a.yaml\n- dev/b.yaml\n")
+    before, commits = place.tree(""), len(place.repository.commits())
+    await runtime.resync()
+    await runtime.idle()
+    assert place.tree("") == before
+    assert len(place.repository.commits()) == commits, "nothing has changed: no commit"
+
+    platform.work("w", group({"a.yaml": b"a\n"}), promise="p")
+    await platform.until(
+        lambda: "destinations/dev/b.yaml" not in place.tree(""), "what it names and is not wanted goes"
+    )
+    await runtime.idle()
+    state = {"apiVersion": "v1", "kind": "List", "items": [], "files": ["dev/a.yaml"]}
+    assert yaml.safe_load(place.tree("")[path]) == state
+    platform.delete_object("works", "w")
+    await platform.until(lambda: path not in place.tree(""), "gone")
     await runtime.idle()
 
 

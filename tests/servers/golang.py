@@ -90,6 +90,28 @@ GO_SERVERS = {
 }
 # No servers, but what the benchmarks compare with; built the same way, when a benchmark asks for it.
 GO_PEERS = {"s5cmd": GoServer("s5cmd", "github.com/peak/s5cmd/v2", "github.com/peak/s5cmd/v2", "½")}
+_CRDS = "config/crd/bases"  # in the modules of Flux
+# What applies on a target what we write; tests/agents runs them where they are built, and `make agents` builds them.
+GO_AGENTS = {
+    server.name: server
+    for server in (
+        GoServer(
+            "source-controller",
+            "github.com/fluxcd/source-controller",
+            "github.com/fluxcd/source-controller",
+            "4",
+            assets=(_CRDS,),
+        ),
+        GoServer(
+            "kustomize-controller",
+            "github.com/fluxcd/kustomize-controller",
+            "github.com/fluxcd/kustomize-controller",
+            "4",
+            assets=(_CRDS,),
+        ),
+    )
+}
+GO_ALL = GO_SERVERS | GO_PEERS | GO_AGENTS
 
 
 def cache() -> Path:
@@ -100,11 +122,16 @@ def cache() -> Path:
 
 
 def go_binary(name: str) -> Path:
-    """Return a built server's or peer's binary; without it, say which command builds it."""
-    binary = (GO_SERVERS | GO_PEERS)[name].binary
+    """Return the binary of a built server, peer or agent; without it, say which command builds it."""
+    binary = GO_ALL[name].binary
     if not binary.is_file():
         raise ServerUnavailable(f"{name} is not built; run: {BUILD_COMMAND} {name}")
     return binary
+
+
+def crds(name: str) -> Path:
+    """Return the folder of a built agent's CRDs."""
+    return go_binary(name).parent / _CRDS
 
 
 def build(server: GoServer, say: Callable[[str], None]) -> None:

@@ -157,16 +157,16 @@ def test_a_nested_edit_owns_its_directory_and_a_deleted_one_empties_it() -> None
 @pytest.mark.parametrize(
     ("path", "record"),
     [
-        ("dev", {"files": ["dev/b.yaml", "dev/a/c.yaml"]}),
-        ("/", {"files": ["/b.yaml", "/a/c.yaml"]}),
-        ("/dev//x/", {"files": ["/dev/x/b.yaml", "/dev/x/a/c.yaml"]}),
-        ("", {"files": ["dest/b.yaml", "dest/a/c.yaml"]}),
+        ("dev", ["dev/b.yaml", "dev/a/c.yaml"]),
+        ("/", ["/b.yaml", "/a/c.yaml"]),
+        ("/dev//x/", ["/dev/x/b.yaml", "/dev/x/a/c.yaml"]),
+        ("", ["dest/b.yaml", "dest/a/c.yaml"]),
     ],
     ids=str,
 )
-def test_a_record_names_its_files_as_kratix_does_and_is_read_back(path: str, record: dict[str, list[str]]) -> None:
+def test_a_record_names_its_files_as_kratix_does_and_is_read_back(path: str, record: list[str]) -> None:
     content = documents.state_file(destination(path), ["b.yaml", "a/c.yaml"])
-    assert yaml.safe_load(content) == record
+    assert yaml.safe_load(content)["files"] == record
     assert documents.recorded_files(content, destination(path)) == {"b.yaml", "a/c.yaml"}
 
 
@@ -219,8 +219,26 @@ def test_a_flat_deletion_removes_what_is_recorded_and_the_record() -> None:
 def test_a_record_names_meanwhile_what_comes_and_what_goes(recorded: set[str], meanwhile: list[str] | None) -> None:
     edit = flat(recorded=recorded)
     assert edit.record == "root/.kratix/team-work.dest-abcde.yaml"
-    assert yaml.safe_load(edit.files[edit.record]) == {"files": ["dev/new.yaml"]}
-    assert yaml.safe_load(edit.interim or b"files:") == {"files": meanwhile}
+    assert yaml.safe_load(edit.files[edit.record])["files"] == ["dev/new.yaml"]
+    assert yaml.safe_load(edit.interim or b"files:")["files"] == meanwhile
+
+
+@pytest.mark.parametrize(
+    ("found", "stays"),
+    [
+        pytest.param(b"files:\n- dev/new.yaml\n", True, id="as Kratix writes it"),
+        pytest.param(b"files: ['dev/new.yaml'] # mine\n", True, id="as a person writes it"),
+        pytest.param(b"files:\n- new.yaml\n", False, id="without the path, so that Kratix would not find it"),
+        pytest.param(b"files:\n- dev/new.yaml\n- dev/new.yaml\n", False, id="one file twice"),
+        pytest.param(b"files:\n- dev/old.yaml\n", False, id="other files"),
+        pytest.param(b"", False, id="empty"),
+        pytest.param(None, False, id="none"),
+    ],
+)
+def test_a_state_file_in_another_form_stays_while_it_names_the_same(found: bytes | None, stays: bool) -> None:
+    edit = flat(recorded=documents.recorded_files(found, destination()), found=found)
+    assert edit.same == (found if stays else b"")
+    assert not flat(recorded={"new.yaml"}, found=edit.files[edit.record]).same, "there is no other form"
 
 
 def test_a_file_of_another_placement_is_refused_with_both_names() -> None:

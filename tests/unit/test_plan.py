@@ -27,8 +27,8 @@ def apply(existing: Files, done: Plan) -> Files:
     return {path: content for path, content in existing.items() if path not in done.deletes} | done.puts
 
 
-def edit(files: Files | None = None, *, id: str = "one", root: str = "", **sets: set[str]) -> Edit:  # noqa: A002
-    frozen: dict[str, Any] = {name: frozenset(values) for name, values in sets.items()}
+def edit(files: Files | None = None, *, id: str = "one", root: str = "", **more: Any) -> Edit:  # noqa: A002
+    frozen = {name: frozenset(value) if isinstance(value, set) else value for name, value in more.items()}
     return Edit(id=id, label=f"Destination/{id}", root=root, files=files or {}, **frozen)
 
 
@@ -43,6 +43,31 @@ def test_a_prune_deletes_what_is_not_wanted_and_not_kept() -> None:
     existing = {"d/a": b"", "d/b": b"", "d/k/x": b"", "d/k2/x": b"", "e": b""}
     done = plan(existing, edit({"d/a": b""}, prune={"d"}, keep={"d/k"}))
     assert done.deletes == {"d/b", "d/k2/x"}
+
+
+OLD, NEW = {"d/a": b"a", "d/record": b"old form"}, {"d/a": b"a", "d/record": b"new form"}
+SAME = {"record": "d/record", "same": b"old form"}
+
+
+def test_a_record_that_says_the_same_in_another_form_stays_and_costs_no_write() -> None:
+    done = plan(OLD, edit(NEW, **SAME))
+    assert (done.puts, done.touched) == ({}, {"one": set()})
+
+
+@pytest.mark.parametrize(
+    ("existing", "more"),
+    [
+        pytest.param(OLD | {"d/a": b"other"}, {}, id="a document changes"),
+        pytest.param({"d/record": b"old form"}, {}, id="a document comes"),
+        pytest.param(OLD | {"d/b": b"b"}, {"remove": {"d/b"}}, id="a document goes"),
+        pytest.param(OLD | {"d/record": b"a third form"}, {}, id="it has changed since it was read"),
+        pytest.param({"d/a": b"a"}, {}, id="it is gone since it was read"),
+    ],
+)
+def test_a_record_in_another_form_is_written_with_the_next_change(
+    existing: dict[str, bytes], more: dict[str, Any]
+) -> None:
+    assert plan(existing, edit(NEW, **SAME, **more)).puts["d/record"] == b"new form"
 
 
 def test_a_kept_directory_is_not_touched_by_a_removal_either() -> None:

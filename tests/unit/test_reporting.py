@@ -23,6 +23,11 @@ SUITES = {
     "suites/one/test_bad.py": "def test_bad(): assert False\n",
     "suites/two/test_slow.py": "import time\n\ndef test_slow(): time.sleep(1)\n",
     "suites/two/test_setup.py": "import pytest\n\n@pytest.fixture\ndef f(): 1/0\n\ndef test_setup(f): pass\n",
+    "suites/three/test_out.py": (
+        "import pytest\n\n@pytest.mark.skip('nothing is built; run: make it')\n"
+        "@pytest.mark.parametrize('n', range(2))\n"
+        "def test_out(n): pass\n\ndef test_in(record_property): record_property('measured', 'in 1.5 s')\n"
+    ),
     "suites/test_top.py": "import pytest\n\n@pytest.mark.xfail(strict=True)\ndef test_top(): assert False\n",
 }
 
@@ -58,11 +63,11 @@ def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def test_a_log_sees_how_far_the_tests_are_and_each_failure_at_once(log: str) -> None:
     before, _, after = log.partition(" ERRORS ")
-    assert re.search(r"^\[  0:0\d\] \d of 7 tests done(, \d failed)?: .*suites/two/test_slow.py", before, re.MULTILINE)
+    assert re.search(r"^\[  0:0\d\] \d of 10 tests done(, \d failed)?: .*suites/two/test_slow.py", before, re.MULTILINE)
     assert "\nFAILED suites/one/test_bad.py::test_bad (call)\n" in before
     assert "\nFAILED suites/two/test_setup.py::test_setup (setup)\n" in before
     assert not re.search(r"^[.FEsx]+( +\[ *\d+%\])?$", before, re.MULTILINE), "no dots between the lines"
-    assert re.search(r"=+ 1 failed, 4 passed, 1 xfailed, (\d+ warnings?, )?1 error in \d", after)
+    assert re.search(r"=+ 1 failed, 5 passed, 2 skipped, 1 xfailed, (\d+ warnings?, )?1 error in \d", after)
 
 
 def test_the_end_of_a_run_counts_each_suite_and_its_seconds(log: str) -> None:
@@ -70,7 +75,12 @@ def test_the_end_of_a_run_counts_each_suite_and_its_seconds(log: str) -> None:
     assert re.search(r"^one +4 +0 s  \(3 passed, 1 failed\)$", table, re.MULTILINE)
     assert re.search(r"^two +2 +[1-9] s  \(1 passed, 1 error\)$", table, re.MULTILINE)
     assert re.search(r"^tests +1 +0 s  \(1 xfailed\)$", table, re.MULTILINE)
-    assert re.search(r"^all +7 +[1-9] s$", table, re.MULTILINE)
+    assert re.search(r"^all +10 +[1-9] s$", table, re.MULTILINE)
+
+
+def test_the_end_of_a_run_says_what_was_measured_and_what_did_not_run(log: str) -> None:
+    assert re.search(r"^=+ measured =+\nin 1\.5 s\n=+ NOT RUN =+\n2 tests of ", log, re.MULTILINE)
+    assert re.search(r"^2 tests of suites/three/test_out.py: nothing is built; run: make it$", log, re.MULTILINE)
 
 
 def test_a_person_who_asks_for_another_form_gets_that(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Agents at work: a platform cluster with Landfall beside it, and a target of its own that an agent reconciles.
+
+An agent takes minutes to build, so the tests of one that is not built are left out, and the summary says so;
+`make agents` builds all of them.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from infra.local.runtime import LocalRuntime
+from tests.agents.delivery import Stores
+from tests.integration.conftest import environment
+from tests.integration.platform_team import Platform
+from tests.integration.test_first_ready import declare_repository
+from tests.servers.flux import PROGRAMS, flux
+from tests.servers.git import GitServer
+from tests.servers.golang import GO_AGENTS
+from tests.servers.kubernetes import KubernetesApi, kubernetes_api
+from tests.servers.s3 import Versitygw
+
+# By test module, what has to be built for it.
+NEEDED = {"test_flux": PROGRAMS}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the tests of agents that are not built."""
+    for item in items:
+        missing = [name for name in NEEDED.get(item.path.stem, ()) if not GO_AGENTS[name].binary.is_file()]
+        if missing:
+            item.add_marker(pytest.mark.skip(f"{', '.join(missing)} not built; to build and run: make agents"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def runtime(cluster: KubernetesApi, git_server: GitServer) -> AsyncIterator[LocalRuntime]:
+    """The forwarder, the queues and the functions, as `make run` starts them."""
+    async with LocalRuntime(
+        kubeconfig=cluster.kubeconfig, environment=environment(git_server), resync_seconds=0
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def stores(platform: Platform, versitygw: Versitygw, git_server: GitServer) -> Stores:
+    """A State Store `default` of each kind."""
+    bucket, repository = versitygw.create_bucket(), git_server.create_repository()
+    root, secret = versitygw.root, {"name": "default"}
+    platform.secret("default", accessKeyID=root.access_key, secretAccessKey=root.secret_key)
+    where = {"path": "destinations", "endpoint": versitygw.endpoint, "insecure": True, "bucketName": bucket}
+    platform.bucket_store("default", **where, secretRef=secret)
+    declare_repository(platform, git_server, repository)
+    return Stores(platform, versitygw, bucket, git_server, repository)
+
+
+@pytest.fixture(scope="module")
+def flux_target() -> Iterator[KubernetesApi]:
+    """A target cluster with Flux."""
+    with kubernetes_api() as api, flux(api):
+        yield api
