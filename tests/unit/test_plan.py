@@ -28,7 +28,7 @@ def apply(existing: Files, done: Plan) -> Files:
 
 
 def edit(files: Files | None = None, *, id: str = "one", root: str = "", **more: Any) -> Edit:  # noqa: A002
-    frozen = {name: frozenset(value) if isinstance(value, set) else value for name, value in more.items()}
+    frozen: dict[str, Any] = {name: frozenset(value) if isinstance(value, set) else value for name, value in more.items()}
     return Edit(id=id, label=f"Destination/{id}", root=root, files=files or {}, **frozen)
 
 
@@ -46,7 +46,7 @@ def test_a_prune_deletes_what_is_not_wanted_and_not_kept() -> None:
 
 
 OLD, NEW = {"d/a": b"a", "d/record": b"old form"}, {"d/a": b"a", "d/record": b"new form"}
-SAME = {"record": "d/record", "same": b"old form"}
+SAME: dict[str, Any] = {"record": "d/record", "same": b"old form"}
 
 
 def test_a_record_that_says_the_same_in_another_form_stays_and_costs_no_write() -> None:

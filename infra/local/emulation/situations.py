@@ -98,7 +98,7 @@ SITUATIONS: Final = (
         becomes=[
             "canary queue: Destination/worker-1",
             "status queue: Destination/worker-1 Ready False DestinationNotReady",
-            "works queue: Destination/*",
+            "works queue: Destination/worker-1",
         ],
     ),
     Situation(
