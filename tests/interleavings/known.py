@@ -60,9 +60,14 @@ AFTER_RESYNC_ONLY: Final[Mapping[str, str]] = {
 }
 
 
+_HELD: Final = re.compile(r"Destination (\S+) is held by ")
+
+
 def only_after_resync(sentences: Sequence[str]) -> bool:
     """Whether all that is wrong at rest is of the kinds that the resync is there for."""
-    return all(any(re.match(kind, sentence) for kind in AFTER_RESYNC_ONLY) for sentence in sentences)
+    held = {found[1] for sentence in sentences if (found := _HELD.match(sentence))}
+    below = [rf"\S+ (state file )?{re.escape(name)}/" for name in sorted(held)]  # its files are half gone until then
+    return all(any(re.match(kind, sentence) for kind in (*AFTER_RESYNC_ONLY, *below)) for sentence in sentences)
 
 
 # What random schedules find while a failure is not mended: by what the oracle says, the failure's number.
@@ -71,7 +76,7 @@ RANDOM: Final[Mapping[str, int]] = {}
 
 def unknown(before: Sequence[str], after: Sequence[str]) -> list[str]:
     """Return what is wrong at rest, or after a resync, and is of no failure that is known."""
-    wrong = after or [sentence for sentence in before if not only_after_resync([sentence])]
+    wrong = after or ([] if only_after_resync(before) else before)
     return [sentence for sentence in wrong if not any(re.match(kind, sentence) for kind in RANDOM)]
 
 
