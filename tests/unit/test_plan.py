@@ -28,8 +28,10 @@ def apply(existing: Files, done: Plan) -> Files:
 
 
 def edit(files: Files | None = None, *, id: str = "one", root: str = "", **more: Any) -> Edit:  # noqa: A002
-    frozen: dict[str, Any] = {name: frozenset(value) if isinstance(value, set) else value for name, value in more.items()}
-    return Edit(id=id, label=f"Destination/{id}", root=root, files=files or {}, **frozen)
+    given: dict[str, Any] = {
+        name: frozenset(value) if isinstance(value, set) else value for name, value in more.items()
+    }
+    return Edit(id=id, label=f"Destination/{id}", root=root, files=files or {}, **given)
 
 
 def test_what_is_alike_is_neither_put_nor_touched() -> None:
