@@ -43,7 +43,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run smoke test unit check compat servers agents chaos fuzz simulate takeover bench sam-local rie artifacts release docs style template lint audit \
+.PHONY: help setup demo run smoke test unit check compat servers agents chaos fuzz simulate bench sam-local rie artifacts release docs style template lint audit \
 	iam tables format lock clean distclean check-runtime-python check-python
 
 help: ## list all targets
@@ -94,9 +94,6 @@ chaos: servers ## inject faults for ten minutes, and compare stores and statuses
 fuzz: $(DEV)/.installed ## run operations in every order of events: pairs (BOUND=single, faults or double), then random ones (SCHEDULES=…, SEED=…)
 	@$(BIN)/python -m tests.interleavings systematic --bound $(or $(BOUND),faults)
 	@$(BIN)/python -m tests.interleavings fuzz --schedules $(or $(SCHEDULES),10000) --seed $(or $(SEED),0)
-
-takeover: servers ## hand State Stores over and back beside a real Kratix (KRATIX_BIN=its manager, KRATIX_CRDS=its config/crd/bases)
-	@$(BIN)/python -m pytest tests/takeover/beside_kratix.py -p no:cacheprovider $(PYTEST_ARGS)
 
 simulate: $(DEV)/.installed ## simulate a fleet in memory: time to Ready, and calls (DESTINATIONS=1000 LATENCIES="--store 0.05 --cold 3")
 	@$(BIN)/python -m tests.interleavings simulate --destinations $(or $(DESTINATIONS),1000) $(LATENCIES)

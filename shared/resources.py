@@ -16,7 +16,6 @@ from pydantic.alias_generators import to_camel
 
 from shared.endpoints import bucket_identity, repository_identity
 from shared.errors import InvalidObject, StateStoreNotReady
-from shared.handover import with_credentials
 
 GROUP = "platform.kratix.io"
 VERSION = "v1alpha1"
@@ -225,12 +224,11 @@ StateStore = BucketStateStore | GitStateStore
 
 
 def parse_state_store(obj: Mapping[str, Any]) -> StateStore:
-    """Read a State Store of either kind, with its credentials where they are parked (`handover`).
+    """Read a State Store of either kind.
 
     Raises:
-        InvalidObject: as `parse` of the kind, and where parked credentials cannot be found.
+        InvalidObject: as `parse` of the kind.
     """
-    obj = with_credentials(obj)
     return GitStateStore.parse(obj) if obj.get("kind") == "GitStateStore" else BucketStateStore.parse(obj)
 
 

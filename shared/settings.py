@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
@@ -135,15 +135,6 @@ class Settings(BaseModel):
     )
     cleanup_grace_seconds: int = Field(900, ge=0, description="a deletion waits so long for a store that is gone")
     cleanup_give_up_seconds: int = Field(86_400, ge=0, description="and so long for one that cannot be written to")
-
-    state_stores: Literal["all", "managed"] = Field(
-        "all",
-        description="managed: beside a Kratix that runs on, serve only State Stores with the annotation"
-        " landfall.kratix.io/managed, and leave scheduling to Kratix",
-    )
-    handover_seconds: int = Field(
-        30, ge=0, le=900, description="before a State Store is served whose credentials Kratix has just lost"
-    )
 
     not_ready_seconds: int = Field(
         300, ge=0, description="a Destination that is not Ready for so long counts in the metric DestinationsNotReady"

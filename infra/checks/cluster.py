@@ -12,8 +12,6 @@ import yaml
 from infra.checks.forwarder import deployed_settings
 from infra.checks.lines import Line, NotChecked, failed, not_checked, ok
 from infra.checks.look import Look
-from shared.errors import InvalidObject
-from shared.handover import with_credentials
 from shared.kube.cluster import PLURALS
 from shared.resources import GROUP, VERSION
 
@@ -165,11 +163,7 @@ async def _secret_namespaces(look: Look) -> list[str]:
         prefix, plural = PLURALS[kind]
         listed = await look.kubernetes.read(f"{prefix}/{plural}")
         for store in (listed or {}).get("items", ()):
-            try:
-                spec = with_credentials(store).get("spec") or {}
-            except InvalidObject:
-                continue  # its own condition says what is wrong
-            reference = spec.get("secretRef") or {}
+            reference = (store.get("spec") or {}).get("secretRef") or {}
             if reference.get("name"):
                 found.add(reference.get("namespace") or "default")
     return sorted(found)

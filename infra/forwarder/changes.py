@@ -30,9 +30,6 @@ _KEPT: Final = (
 _KEPT_OF_CONDITION: Final = ("type", "status", "reason", "observedGeneration")
 # Where Destinations were written (shared/reconcile/locations); the functions set it themselves.
 _MEMORY: Final = "landfall.kratix.io/locations"
-# Where a State Store that is handed over names its Secret, and what its spec names then (shared.handover).
-_HANDOVER: Final = "landfall.kratix.io/handover"
-_PARKED: Final = "handed-over-to-landfall"
 _LARGE: Final = 16 * 1024  # bytes of an event's JSON; a usual one has under 1,000
 
 
@@ -157,24 +154,11 @@ class Changes:
         return Event(key, type_, _reference(kind, obj))
 
     def _remember_secret(self, store: Key, obj: Mapping[str, Any] | None) -> None:
-        reference = _secret_of(obj or {})
+        reference = ((obj or {}).get("spec") or {}).get("secretRef") or {}
         if reference.get("name"):
             self._secrets[store] = ("Secret", reference.get("namespace") or "default", reference["name"])
         else:
             self._secrets.pop(store, None)
-
-
-def _secret_of(store: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return which Secret a State Store means; empty where it means none, or does not say so that it can be read."""
-    reference: Mapping[str, Any] = (store.get("spec") or {}).get("secretRef") or {}
-    if reference.get("name") != _PARKED:
-        return reference
-    text = (store["metadata"].get("annotations") or {}).get(_HANDOVER) or "{}"
-    try:
-        found = json.loads(text)["secretRef"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _reference(kind: Kind, obj: Mapping[str, Any]) -> Object:

@@ -28,7 +28,6 @@ from shared.queues import Outgoing
 from shared.reconcile.batch import Task, Tasks
 from shared.reconcile.connections import Connections
 from shared.reconcile.leases import Held
-from shared.reconcile.managed import only_ours
 from shared.reconcile.view import View
 from shared.resources import STORE_KINDS
 
@@ -119,7 +118,7 @@ async def for_each_place(
 
     async def act_safely(place: str, tasks: Tasks, held: Held | None) -> Done:
         try:
-            view = only_ours(await work.snapshots.read(), connections.settings)
+            view = await work.snapshots.read()
             within = deadline if held is None else held.deadline
             return await act(tasks, place, view, within)
         except Exception as error:  # noqa: BLE001 -- whatever it was, it is this place's

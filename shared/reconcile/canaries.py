@@ -24,7 +24,6 @@ from shared.reconcile.by_place import Done, PlaceWork, Snapshots, for_each_place
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import Write, decide, says_nothing_new
 from shared.reconcile.locations import Location, hold, left_behind, location_annotation, old_files, recorded
-from shared.reconcile.managed import hand_over
 from shared.reconcile.store_batch import StateStores
 from shared.reconcile.view import StoreKey, View, place_of, store_key
 from shared.resources import STORE_KINDS, StateStore, parse_state_store
@@ -53,7 +52,6 @@ async def write_canaries(
         work = PlaceWork("write-canary", "canary", name, cluster, snapshots)
 
         async def act(tasks: Tasks, place: str, view: View, within: Deadline) -> Done:
-            moved_over = await hand_over(tasks, place, view, cluster, settings=connections.settings, deadline=deadline)
             batch = _Batch.of(tasks, place, view)
             stores = StateStores(cluster, connections, deadline, within)
             checked = await stores.check_all(batch.stores.values())
@@ -62,12 +60,10 @@ async def write_canaries(
             edits = {write.edit.id: (write.store, write.edit) for write in batch.writes.values()}
             outcomes = await stores.write_all(edits)
             outgoing = [
-                *moved_over.outgoing,
                 *batch.outgoing(checked, outcomes, connections.settings),
                 *(work.elsewhere(*moved) for moved in batch.elsewhere),
             ]
-            failures = {**moved_over.failures, **batch.out_of_time(checked, outcomes)}
-            return Done(failures, outgoing, stores.settled)
+            return Done(batch.out_of_time(checked, outcomes), outgoing, stores.settled)
 
         places = await locate(fold(share), snapshots)
         return await for_each_place(places, act, work, connections, deadline), []
@@ -119,7 +115,7 @@ class _Batch:
         """Take a State Store up, with all its Destinations."""
         obj = self.view.stores.get(key)
         reference = None if obj is None else task.current(obj)
-        if obj is None or reference is None or key in self.view.stores_kept:
+        if obj is None or reference is None:
             return
         with suppress(InvalidObject):  # `_of_stores` reports it, and decide() tells its Destinations
             store = parse_state_store(obj)

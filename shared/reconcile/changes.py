@@ -14,7 +14,6 @@ from shared.queues import Outgoing
 from shared.reconcile.batch import Share, for_each_cluster
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import Decision, decide, says_nothing_new
-from shared.reconcile.managed import is_between, is_changing_hands, only_ours
 from shared.reconcile.view import StoreKey, View
 from shared.resources import STORE_KINDS
 from shared.settings import Settings
@@ -54,7 +53,6 @@ async def decide_changes(
             view, placements = await read_cluster(name, cluster, deadline)
         except LandfallError as error:
             return {message_id: error for message_id, _ in worth_it}, outgoing
-        view = only_ours(view, connections.settings)
         return {}, [*outgoing, *_concerned(worth_it, view, _placed(placements)).outgoing(connections.settings)]
 
     return await for_each_cluster(shares, decide_share, connections, deadline)
@@ -108,8 +106,6 @@ def decide_everything(
     def waits_to_be_let_go(obj: Object) -> bool:
         """Whether our finalizers hold a WorkPlacement that no State Store's message means."""
         metadata, target = obj["metadata"], view.target(key_of(obj)[0], destination_of(obj))
-        if target is None and view.partial:
-            return False  # Kratix's, if there is a Destination
         leaving = target is None or bool(metadata.get("deletionTimestamp"))
         return bool(metadata.get("finalizers")) and leaving and target not in reached
 
@@ -174,10 +170,6 @@ class _Concerned:
             if store not in self.view.stores:
                 continue
             reference = self.view.store_reference(store)
-            if store in self.view.stores_kept:
-                if is_between(self.view.stores[store], settings):
-                    yield Outgoing("canary", reference, origin)
-                continue
             yield Outgoing("canary", reference, origin)
             if any(name in self.placed for _, name in self.view.destinations_of(store)):
                 yield Outgoing("documents", reference, origin)
@@ -230,8 +222,7 @@ def _concerned(changes: Sequence[tuple[str, Change]], view: View, placed: frozen
                 concerned.stores[store] = concerned.stores.get(store, frozenset()) | {message_id}
         else:
             store = _store_key(reference)
-            # A person asks by an annotation, which raises no generation.
-            if not change.deleted and (not change.echo or is_changing_hands(view.stores.get(store))):
+            if not change.echo and not change.deleted:
                 concerned.stores[store] = concerned.stores.get(store, frozenset()) | {message_id}
             add(concerned.followers, view.destinations_of(store))
     return concerned

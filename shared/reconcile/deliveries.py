@@ -190,9 +190,6 @@ class _Batch:
         """Take a WorkPlacement up, and find out where it goes."""
         self.objects[key], self.origins[key], self.attempts[key] = obj, origin, attempt
         destination_key = self.view.target(key[0], _target(obj))
-        if destination_key is None and self.view.partial:  # Kratix's, if there is any: Kratix lets it go
-            del self.objects[key]
-            return
         if destination_key is None:
             self.outcomes[key] = None  # its Destination is gone: nothing of it can be found, so it is let go
             return
@@ -305,7 +302,7 @@ class _Batch:
     def unsaid(self) -> Iterator[Outgoing]:
         """Yield what on-work-change found of WorkPlacements and could not report."""
         for key, obj in self.objects.items():
-            verdict = None if self.view.partial else unsaid(obj, self.view.reference(obj, kind="WorkPlacement"))
+            verdict = unsaid(obj, self.view.reference(obj, kind="WorkPlacement"))
             if verdict is not None:
                 yield Outgoing("status", verdict.seeing(obj), self.origins[key])
 

@@ -7,12 +7,10 @@ from typing import Any, Final
 from aws_lambda_powertools.metrics import MetricUnit
 
 from shared import conditions
-from shared.kube import key_of
 from shared.messages import Verdict
 from shared.observability import count_in_cluster, logger, measure
 from shared.reconcile.view import View
 from shared.resources import STORE_KINDS
-from shared.works import destination_of
 
 # The condition whose True says that a kind's documents, or its schedule, are as the object's generation asks for.
 # A WorkPlacement's Ready is no such condition: it stays True while a new generation is still to be written.
@@ -39,14 +37,11 @@ def count_unready(view: View, placements: Collection[Mapping[str, Any]], seconds
         seconds: that an object may take to become Ready.
     """
     before = datetime.now(UTC) - timedelta(seconds=seconds)
-    stores = [obj for key, obj in view.stores.items() if key not in view.stores_kept]
     counts = {
         "Destinations": len(view.destinations),
         "DestinationsNotReady": sum(_is_unready_since(obj, before) for obj in view.destinations.values()),
-        "StateStoresNotReady": sum(_is_unready_since(obj, before) for obj in stores),
+        "StateStoresNotReady": sum(_is_unready_since(obj, before) for obj in view.stores.values()),
     }
-    if view.partial:
-        placements = [obj for obj in placements if view.target(key_of(obj)[0], destination_of(obj)) is not None]
     if all(_STATUS_COLUMN in obj["cells"] for obj in placements):
         counts["WorkPlacementsFailing"] = sum(_fails_since(obj, before) for obj in placements)
     else:

@@ -7,7 +7,6 @@ from shared.kube import Cluster
 from shared.reconcile.batch import Share, for_each_cluster
 from shared.reconcile.changes import decide_everything, read_cluster
 from shared.reconcile.connections import Connections
-from shared.reconcile.managed import only_ours
 from shared.reconcile.readiness import count_unready
 
 
@@ -28,8 +27,7 @@ async def resync(messages: Mapping[str, object], connections: Connections, deadl
     """
 
     async def look(name: str, share: Mapping[str, object], cluster: Cluster) -> Share:
-        whole, placements = await read_cluster(name, cluster, deadline, columns=True)
-        view = only_ours(whole, connections.settings)
+        view, placements = await read_cluster(name, cluster, deadline, columns=True)
         count_unready(view, placements, connections.settings.not_ready_seconds)
         return {}, decide_everything(view, placements, frozenset(share), connections.settings)
 

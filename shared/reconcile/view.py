@@ -24,17 +24,11 @@ class View:
         cluster: the name that messages carry.
         destinations: by namespace and name.
         stores: by kind, namespace and name.
-        theirs: Destinations that Kratix serves (`managed`): their directories count, and nothing else of them.
-        stores_kept: State Stores that Kratix serves.
-        partial: whether Kratix serves any at all.
     """
 
     cluster: str
     destinations: dict[Key, Object] = field(default_factory=dict)
     stores: dict[StoreKey, Object] = field(default_factory=dict)
-    theirs: dict[Key, Object] = field(default_factory=dict)
-    stores_kept: frozenset[StoreKey] = frozenset()
-    partial: bool = False
 
     @classmethod
     async def of_all(cls, name: str, cluster: Cluster, deadline: Deadline) -> Self:
@@ -132,7 +126,7 @@ class View:
     @cached_property
     def _places(self) -> dict[str, dict[Key, tuple[Destination, str]]]:
         places: dict[str, dict[Key, tuple[Destination, str]]] = {}
-        for key, obj in {**self.destinations, **self.theirs}.items():
+        for key, obj in self.destinations.items():
             try:
                 destination = Destination.parse(obj)
                 store = self.store(destination)

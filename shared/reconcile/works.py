@@ -18,7 +18,6 @@ from shared.reconcile import placements
 from shared.reconcile.batch import Share, Task, by_cluster, fold, for_each_cluster, retry
 from shared.reconcile.connections import Connections
 from shared.reconcile.eligible import EligibleDestinations
-from shared.reconcile.managed import serves_all
 from shared.reconcile.one_work import WorkPlacing
 from shared.reconcile.work_results import Result, work_of
 from shared.resources import is_label_value
@@ -47,8 +46,6 @@ async def place_works(
         By message id: why it has to be delivered again. Where a message means several Works, each Work that failed is
         requeued instead.
     """
-    if not serves_all(connections.settings):  # Kratix schedules every Work, whoever writes it (decision 5)
-        return {}
 
     async def place(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
         batch = _Batch(name, cluster, connections.settings, deadline)

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,6 @@ from infra.local.runtime import LocalRuntime
 from tests.benchmarks.harness import NotRun
 from tests.benchmarks.servers import Servers
 from tests.servers import web
-from tests.servers.certificates import Authority
-from tests.servers.kubernetes import KubernetesApi
 from tests.servers.process import ServerProcess, free_port, private_environment, running
 
 SETTLE_SECONDS: Final = 1.0
@@ -140,68 +138,45 @@ class Kratix:
     @contextlib.asynccontextmanager
     async def running(self, servers: Servers) -> AsyncIterator[_Kratix]:
         """Start the manager that KRATIX_BIN names."""
-        api = servers.kubernetes
-        apply_kratix_crds(api)
-        with contextlib.ExitStack() as stack:
-            starting = kratix_manager(api.kubeconfig, servers.authority, servers.folder / "kratix.log")
-            yield _Kratix(await asyncio.to_thread(stack.enter_context, starting))
-
-
-def apply_kratix_crds(api: KubernetesApi) -> None:
-    """Create the CRDs that Kratix needs besides ours.
-
-    Raises:
-        NotRun: they are not there.
-    """
-    _, crds = kratix_paths()
-    for crd in sorted(crds.glob("*.yaml")):
-        if crd.stem.rpartition("_")[2] not in _OF_OURS_TOO:
-            api.apply_crds(crd)
-
-
-@contextlib.contextmanager
-def kratix_manager(kubeconfig: Path, authority: Authority, log: Path) -> Iterator[ServerProcess]:
-    """Run the manager that KRATIX_BIN names, as the user of a kubeconfig; at the end its log is put where it is wanted.
-
-    Raises:
-        NotRun: it is not there.
-    """
-    binary, _ = kratix_paths()
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", _WEBHOOKS_PORT))
-        except OSError:
-            raise NotRun(f"port {_WEBHOOKS_PORT} is taken, and Kratix insists on it: end what listens there") from None
-    with tempfile.TemporaryDirectory(prefix="landfall-kratix-") as folder:
-        directory = Path(folder)
-        certificates = directory / "k8s-webhook-server" / "serving-certs"  # controller-runtime's own default place
-        certificates.mkdir(parents=True)
-        own = authority.issue("webhooks")
-        shutil.copyfile(own.certificate, certificates / "tls.crt")
-        shutil.copyfile(own.key, certificates / "tls.key")
-        probes = free_port()
-        command: list[object] = [binary, f"--health-probe-bind-address=127.0.0.1:{probes}"]
-        command += ["--metrics-bind-address=0", "--pprof-bind-address=0"]
-        # It clones into TMPDIR.
-        environment = private_environment(KUBECONFIG=str(kubeconfig), TMPDIR=folder, HOME=folder)
-
-        def ready() -> bool:
-            return web.request("GET", f"http://127.0.0.1:{probes}/readyz", timeout=5).status == 200
-
-        with running("kratix", command, directory=directory, ready=ready, env=environment) as process:
+        binary, crds = _binary()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                yield process
-            finally:
-                shutil.copyfile(process.log, log)
+                probe.bind(("", _WEBHOOKS_PORT))
+            except OSError:
+                raise NotRun(
+                    f"port {_WEBHOOKS_PORT} is taken, and Kratix insists on it: end what listens there"
+                ) from None
+        api = servers.kubernetes
+        for crd in sorted(crds.glob("*.yaml")):
+            if crd.stem.rpartition("_")[2] not in _OF_OURS_TOO:
+                await asyncio.to_thread(api.apply_crds, crd)
+        with tempfile.TemporaryDirectory(prefix="landfall-kratix-") as folder:
+            directory = Path(folder)
+            certificates = directory / "k8s-webhook-server" / "serving-certs"  # controller-runtime's own default place
+            certificates.mkdir(parents=True)
+            own = servers.authority.issue("webhooks")
+            shutil.copyfile(own.certificate, certificates / "tls.crt")
+            shutil.copyfile(own.key, certificates / "tls.key")
+            probes = free_port()
+            command: list[object] = [binary, f"--health-probe-bind-address=127.0.0.1:{probes}"]
+            command += ["--metrics-bind-address=0", "--pprof-bind-address=0"]
+            # It clones into TMPDIR.
+            environment = private_environment(KUBECONFIG=str(api.kubeconfig), TMPDIR=folder, HOME=folder)
+
+            def ready() -> bool:
+                return web.request("GET", f"http://127.0.0.1:{probes}/readyz", timeout=5).status == 200
+
+            starting = running("kratix", command, directory=directory, ready=ready, env=environment)
+            with contextlib.ExitStack() as stack:
+                process = await asyncio.to_thread(stack.enter_context, starting)
+                try:
+                    yield _Kratix(process)
+                finally:
+                    shutil.copyfile(process.log, servers.folder / "kratix.log")
 
 
-def kratix_paths() -> tuple[Path, Path]:
-    """Return where Kratix's manager and its CRDs are.
-
-    Raises:
-        NotRun: KRATIX_BIN does not say, or they are not there.
-    """
+def _binary() -> tuple[Path, Path]:
     told = os.environ.get("KRATIX_BIN", "")
     if not told:
         raise NotRun(

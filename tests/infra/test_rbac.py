@@ -20,8 +20,7 @@ ALL = ("destinations", "bucketstatestores", "gitstatestores", "works", "workplac
 ALLOWED = {
     "on-destination-change": {**LISTED, "workplacements": "list"},
     "resync": {**LISTED, "workplacements": "list"},
-    # To park credentials: only where infra/kubernetes/takeover is applied, which the matrix has with the rest.
-    "write-canary": {**WRITER, "bucketstatestores": "list patch", "gitstatestores": "list patch"},
+    "write-canary": WRITER,
     "on-work-change": {
         "destinations": "get list",
         "works": "get list patch",

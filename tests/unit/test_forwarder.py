@@ -16,7 +16,6 @@ from infra.forwarder.outbox import Outbox
 from infra.forwarder.settings import Settings, WrongSetting
 from infra.forwarder.targets import NotSent, Target, open_target
 from shared.events import decode
-from shared.handover import PARKED_SECRET
 
 EVENTS = Path(__file__).parents[2] / "events" / "on-destination-change"
 KIND: dict[str, Kind] = {kind.kind: kind for kind in KINDS}
@@ -94,20 +93,6 @@ def test_a_secret_is_told_only_while_a_state_store_names_it_and_only_when_it_has
     assert see("4")
     changes.see(KIND["BucketStateStore"], "DELETED", store)
     assert not see("5")
-
-
-@pytest.mark.parametrize(
-    ("noted", "told"),
-    [('{"secretRef": {"name": "creds"}}', True), ("{}", False), ("no JSON", False), ("[]", False), (None, False)],
-    ids=["named", "without one", "text", "list", "not noted"],
-)
-def test_a_secret_that_a_state_store_parks_in_its_annotation_is_told(noted: str | None, told: bool) -> None:
-    changes = Changes()
-    annotations = {"annotations": {"landfall.kratix.io/handover": noted}} if noted is not None else {}
-    store = obj("store", spec={"secretRef": {"name": PARKED_SECRET, "namespace": "landfall"}}, metadata=annotations)
-    changes.see(KIND["GitStateStore"], "ADDED", store)
-    secret = obj("creds", metadata={"namespace": "default", "resourceVersion": "1"})
-    assert (changes.see(KIND["Secret"], "MODIFIED", secret) is not None) is told
 
 
 def test_what_is_told_is_a_reference_and_what_an_echo_is_known_by() -> None:
