@@ -42,7 +42,7 @@ class Target:
     def config_map(self, name: str, namespace: str = "default") -> dict[str, str] | None:
         """Return the data of a ConfigMap."""
         found = self.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
-        return None if found is None else dict(found["data"])
+        return None if found is None else dict(found.get("data") or {})
 
     def ready(self, name: str) -> tuple[str, str, str]:
         """Return status, reason and message of a Kustomization's Ready; empty strings where it has none."""

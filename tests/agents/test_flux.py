@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)
 
 MODES = ["nestedByMetadata", "none", "aggregatedYAML"]
 REDIS = "/apis/marketplace.example.com/v1/namespaces/default/redis"
+SOURCES = "/apis/source.toolkit.fluxcd.io/v1/namespaces/flux-system"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -158,19 +159,22 @@ def placements(platform: Platform) -> list[dict[str, Any]]:
 
 async def test_no_resource_is_applied_before_its_dependencies(delivery: Delivery) -> None:
     target = delivery.target
+    source = f"{SOURCES}/{'buckets' if delivery.kind == 'bucket' else 'gitrepositories'}/worker-1"
+
+    def revision() -> str:
+        return str(target.get(source)["status"]["artifact"]["revision"])
+
     delivery.dependency("deps", {"a.yaml": config_map("a", "not-there")})
     await delivery.says("ReconciliationFailed", "not-there", of="worker-1-dependencies")
+    old = revision()
     delivery.request("mine", {"b.yaml": config_map("b")})
+
+    def looked_at() -> bool:
+        attempted = target.get(f"{KUSTOMIZATIONS}/worker-1-dependencies")["status"]["lastAttemptedRevision"]
+        return old != revision() == attempted
+
+    await delivery.arrives("an attempt with the resource's revision", looked_at)
     await delivery.says("DependencyNotReady", "worker-1-dependencies")
-    await delivery.written("/b.yaml")
-    revision = target.get(f"{KUSTOMIZATIONS}/worker-1-dependencies")["status"]["lastAttemptedRevision"]
-    await delivery.arrives(
-        "a look at the resource's revision",
-        lambda: (
-            target.get(f"{KUSTOMIZATIONS}/worker-1-dependencies")["status"]["lastAttemptedRevision"] != revision
-            or target.ready("worker-1-resources")[1] == "DependencyNotReady"
-        ),
-    )
     assert target.config_map("b") is None
     delivery.dependency("deps", {"a.yaml": config_map("a")})
     await delivery.arrives("both", lambda: None not in (target.config_map("a"), target.config_map("b")))
