@@ -171,7 +171,7 @@ async def test_no_resource_is_applied_before_its_dependencies(delivery: Delivery
 
     def looked_at() -> bool:
         attempted = target.get(f"{KUSTOMIZATIONS}/worker-1-dependencies")["status"]["lastAttemptedRevision"]
-        return old != revision() == attempted
+        return bool(old != revision() == attempted)
 
     await delivery.arrives("an attempt with the resource's revision", looked_at)
     await delivery.says("DependencyNotReady", "worker-1-dependencies")
