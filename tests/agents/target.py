@@ -7,6 +7,7 @@ from typing import Any
 from tests.servers.kubernetes import KubernetesApi
 from tests.servers.process import private_environment
 
+SOURCES = "/apis/source.toolkit.fluxcd.io/v1/namespaces/flux-system"
 KUSTOMIZATIONS = "/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/flux-system/kustomizations"
 
 
@@ -44,11 +45,10 @@ class Target:
         found = self.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
         return None if found is None else dict(found.get("data") or {})
 
-    def ready(self, name: str) -> tuple[str, str, str]:
-        """Return status, reason and message of a Kustomization's Ready; empty strings where it has none."""
-        conditions: list[Mapping[str, str]] = ((self.get(f"{KUSTOMIZATIONS}/{name}") or {}).get("status") or {}).get(
-            "conditions"
-        ) or []
+    def ready(self, name: str, kind: str = KUSTOMIZATIONS) -> tuple[str, str, str]:
+        """Return status, reason and message of the Ready of an object of Flux; empty strings where it has none."""
+        status = (self.get(f"{kind}/{name}") or {}).get("status") or {}
+        conditions: list[Mapping[str, str]] = status.get("conditions") or []
         found = next((one for one in conditions if one["type"] == "Ready"), {})
         return found.get("status", ""), found.get("reason", ""), found.get("message", "")
 

@@ -10,7 +10,7 @@ import yaml
 from infra.local.runtime import LocalRuntime
 from tests.agents.delivery import Delivery, Stores
 from tests.agents.documented import block, policy
-from tests.agents.target import KUSTOMIZATIONS, Target
+from tests.agents.target import KUSTOMIZATIONS, SOURCES, Target
 from tests.integration.platform_team import Platform
 from tests.servers.kubernetes import KubernetesApi
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)
 
 MODES = ["nestedByMetadata", "none", "aggregatedYAML"]
 REDIS = "/apis/marketplace.example.com/v1/namespaces/default/redis"
-SOURCES = "/apis/source.toolkit.fluxcd.io/v1/namespaces/flux-system"
+SOURCE = {"bucket": f"{SOURCES}/buckets", "git": f"{SOURCES}/gitrepositories"}
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -159,7 +159,7 @@ def placements(platform: Platform) -> list[dict[str, Any]]:
 
 async def test_no_resource_is_applied_before_its_dependencies(delivery: Delivery) -> None:
     target = delivery.target
-    source = f"{SOURCES}/{'buckets' if delivery.kind == 'bucket' else 'gitrepositories'}/worker-1"
+    source = f"{SOURCE[delivery.kind]}/worker-1"
 
     def revision() -> str:
         return str(target.get(source)["status"]["artifact"]["revision"])
@@ -235,5 +235,17 @@ async def test_a_deleted_destinations_objects_stay_until_its_kustomizations_go(d
     await delivery.arrives("the document", lambda: target.config_map("b") is not None)
     delivery.platform.delete("destinations", "worker-1")
     await delivery.platform.until(lambda: not any("/dev/" in path for path in delivery.tree()), "emptied")
-    await delivery.says("ArtifactFailed", "path not found")
+    # A bucket's artifact is empty then; of a repository Flux makes none, since the directory that it asks for is gone.
+    kind, name, reason, words = {
+        "bucket": (KUSTOMIZATIONS, "worker-1-dependencies", "ArtifactFailed", "path not found"),
+        "git": (SOURCE["git"], "worker-1", "GitOperationFailed", "does not exist in repository"),
+    }[delivery.kind]
+
+    def said() -> bool:
+        status, why, message = target.ready(name, kind)
+        return (status, why) == ("False", reason) and words in message
+
+    await delivery.arrives(reason, said)
     assert target.config_map("b") is not None
+    target.run(block("Pruning", "console"))
+    await delivery.arrives("what they applied goes with them", lambda: target.config_map("b") is None)
