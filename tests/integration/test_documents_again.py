@@ -321,7 +321,7 @@ async def test_a_late_failure_does_not_outlive_the_success_that_had_nothing_new_
         ("nestedByMetadata", 10, [2, 2, 1]),
         ("nestedByMetadata", 3, [1, 1, 1, 1, 1]),
         ("none", 1000, [5]),
-        ("none", 150, [2, 2, 1]),  # a state file is some 60 bytes
+        ("none", 400, [2, 2, 1]),  # a state file is some 160 bytes
         ("aggregatedYAML", 1000, [1]),
     ],
 )
