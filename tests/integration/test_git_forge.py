@@ -97,12 +97,21 @@ async def test_a_token_needs_no_user_name(forge: Gitea, data: dict[str, str]) ->
     )
 
 
-async def test_a_repository_that_is_missing_or_hidden_is_not_found(way: Way) -> None:
-    for secret, name in ((None, f"{way.user.name}/missing"), (way.secret(way.forge.create_user()), "")):
-        error = await refusal(way.open(secret, name))
+async def test_a_repository_that_is_missing_is_not_found(way: Way) -> None:
+    error = await refusal(way.open(repository=f"{way.user.name}/missing"))
+    assert isinstance(error, StoreNotFound), error
+    assert "spec.url" in str(error)
+    assert "broke" not in str(error)
+
+
+async def test_a_repository_of_another_user_is_hidden_over_https_and_refused_over_ssh(way: Way) -> None:
+    error = await refusal(way.open(way.secret(way.forge.create_user())))
+    if way.transport == "ssh":  # Gitea names the repository to a key that may not write to it
+        assert isinstance(error, AccessDenied), error
+        assert "give the key write access" in str(error)
+    else:
         assert isinstance(error, StoreNotFound), error
         assert "spec.url" in str(error)
-        assert "broke" not in str(error)
 
 
 async def test_credentials_that_the_forge_does_not_know_are_refused(way: Way) -> None:

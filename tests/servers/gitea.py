@@ -179,7 +179,11 @@ def gitea() -> Iterator[Gitea]:
             )
         )
         # In tests that are root, which Gitea otherwise refuses to be.
-        env = private_environment(HOME=str(directory), GITEA_I_AM_BEING_UNSAFE_RUNNING_AS_ROOT="true")
+        # Gitea writes to Git's global configuration: git puts a new file in its place, also in that of /dev/null.
+        own = str(directory / "gitconfig")
+        env = private_environment(
+            HOME=str(directory), GIT_CONFIG_GLOBAL=own, GITEA_I_AM_BEING_UNSAFE_RUNNING_AS_ROOT="true"
+        )
         server = Gitea(
             https_base=f"https://localhost:{https}",
             ssh_port=ssh,
