@@ -10,7 +10,7 @@ src/api/common/signature/error.rs; SeaweedFS weed/s3api/s3err/s3api_errors.go; v
 from collections.abc import Sequence
 from typing import Final
 
-from shared.writers.words import Meaning, Saying, find, saying
+from shared.writers.words import Meaning, Saying, find
 
 _ACCESS, _MISSING, _SETTING = Meaning.ACCESS, Meaning.MISSING, Meaning.SETTING
 _RULE, _QUOTA, _TROUBLE = Meaning.RULE, Meaning.QUOTA, Meaning.TROUBLE
@@ -24,27 +24,27 @@ DEFAULT_ENCRYPTION: Final = (
 
 TABLE: Final[Sequence[Saying]] = (
     # MinIO says so of a key that its administrator has disabled, by the code of an unknown one.
-    saying(_ACCESS, r"^InvalidAccessKeyId: .*disabled", "the access key is disabled: enable it, or use another"),
+    Saying(_ACCESS, r"^InvalidAccessKeyId: .*disabled", "the access key is disabled: enable it, or use another"),
     # R2 says Unauthorized. NotEntitled is an account that has not switched it on.
-    saying(
+    Saying(
         _ACCESS,
         r"^(InvalidAccessKeyId|Unauthorized|UnauthorizedAccess\w*):",
         "the server does not know the access key: correct accessKeyID in the Secret",
     ),
-    saying(_ACCESS, r"^SignatureDoesNotMatch:", "the signature is wrong: correct secretAccessKey in the Secret"),
-    saying(_ACCESS, r"^(ExpiredToken\w*|TokenRefreshRequired):", "the credentials have expired: renew them"),
-    saying(_ACCESS, r"^InvalidToken:", "the session token is not valid: renew the credentials"),
-    saying(
+    Saying(_ACCESS, r"^SignatureDoesNotMatch:", "the signature is wrong: correct secretAccessKey in the Secret"),
+    Saying(_ACCESS, r"^(ExpiredToken\w*|TokenRefreshRequired):", "the credentials have expired: renew them"),
+    Saying(_ACCESS, r"^InvalidToken:", "the session token is not valid: renew the credentials"),
+    Saying(
         _ACCESS,
         r"^(RequestTimeTooSkewed|RequestExpired|ExpiredRequest|RequestNotYetValid):",
         "its clock and ours differ too much: set the server's clock",
     ),
-    saying(
+    Saying(
         _ACCESS,
         r"^AccessDenied: .*(Request has expired|not valid yet)",
         "its clock and ours differ too much: set the server's clock",
     ),
-    saying(
+    Saying(
         _ACCESS,
         (
             r"^(AccountProblem|UserProjectAccountProblem|UserProjectMissing|AllAccessDisabled|"
@@ -52,16 +52,16 @@ TABLE: Final[Sequence[Saying]] = (
         ),
         "the account cannot be used: ask its provider",
     ),
-    saying(
+    Saying(
         _ACCESS, r"^(InvalidSecurity|CredentialsNotSupported):", "the credentials are not valid: correct the Secret"
     ),
     # Backblaze's code is AccessDenied, too. Before what denies access, since both say 403.
-    saying(
+    Saying(
         _QUOTA,
         r"(storage|transaction|download)[ _]cap[ _]exceeded",
         "a cap of the account is reached: raise it, or delete what is not needed",
     ),
-    saying(
+    Saying(
         _QUOTA,
         (
             r"^(QuotaExceeded|XMinioAdminBucketQuotaExceeded|InsufficientStorage|ServiceQuotaExceeded\w*|"
@@ -69,9 +69,9 @@ TABLE: Final[Sequence[Saying]] = (
         ),
         "the bucket's quota is used up: raise it, or delete what is not needed",
     ),
-    saying(_QUOTA, r"^XMinioStorageFull:", "its disks are full: add some, or delete what is not needed"),
+    Saying(_QUOTA, r"^XMinioStorageFull:", "its disks are full: add some, or delete what is not needed"),
     # A bucket's key in a key management service. AWS names the action in a message whose code is AccessDenied.
-    saying(
+    Saying(
         _ACCESS,
         r"^(KMSAccessDenied\w*|AccessDenied: .*\bkms:\w+)",
         (
@@ -79,12 +79,12 @@ TABLE: Final[Sequence[Saying]] = (
             "and kms:Decrypt on it"
         ),
     ),
-    saying(
+    Saying(
         _RULE,
         r"^(KMS\.?\w*(NotFound|Disabled|InvalidState)\w*|KMS\.\w+|KMSNotConfigured|XMinioKMS\w*):",
         "the bucket's encryption key cannot be used: mend the key, or the bucket's default encryption",
     ),
-    saying(
+    Saying(
         _RULE,
         r"^(AccessDenied|ObjectLocked|InvalidRequest): .*object lock",
         (
@@ -92,7 +92,7 @@ TABLE: Final[Sequence[Saying]] = (
             "bucket without object lock"
         ),
     ),
-    saying(
+    Saying(
         _ACCESS,
         r"^AccessDenied: .*(explicit deny|SecureTransport)",
         (
@@ -100,14 +100,14 @@ TABLE: Final[Sequence[Saying]] = (
             f"{DEFAULT_ENCRYPTION}"
         ),
     ),
-    saying(_RULE, r"^(ServerSideEncryption\w+|MissingEncryption\w*|InvalidEncryption\w*):", DEFAULT_ENCRYPTION),
-    saying(
+    Saying(_RULE, r"^(ServerSideEncryption\w+|MissingEncryption\w*|InvalidEncryption\w*):", DEFAULT_ENCRYPTION),
+    Saying(
         _MISSING,
         r"^(NoSuchBucket|NoSuchTenant|NoSuchVpc\w*|InvalidBucketName):",
         "does not exist: create it, or correct spec.bucketName or spec.endpoint",
     ),
     # A region that is not ours, where botocore has not found the right one by itself; Garage calls its own `garage`.
-    saying(
+    Saying(
         _SETTING,
         (
             r"^(AuthorizationHeaderMalformed|InvalidRegion|IllegalLocationConstraint\w*): .*(region|scope|"
@@ -118,28 +118,28 @@ TABLE: Final[Sequence[Saying]] = (
             "server's region be us-east-1"
         ),
     ),
-    saying(
+    Saying(
         _SETTING,
         r"^(PermanentRedirect|MovedPermanently):",
         "the bucket is served elsewhere: write the endpoint of its region",
     ),
-    saying(_TROUBLE, r"^(TemporaryRedirect|Redirect):", "is new, and not known everywhere yet: it is tried again"),
-    saying(
+    Saying(_TROUBLE, r"^(TemporaryRedirect|Redirect):", "is new, and not known everywhere yet: it is tried again"),
+    Saying(
         _SETTING,
         r"^XMinioInsecureClientRequest:|plain[- ]text request|HTTP request (was sent )?to an? HTTPS",
         "the server speaks TLS: set spec.insecure to false",
     ),
-    saying(
+    Saying(
         _SETTING,
         r"^(MethodNotAllowed|405):",
         ("the endpoint does not take S3's calls: write the endpoint of the S3 API, not of a console or a website"),
     ),
-    saying(
+    Saying(
         _SETTING,
         r"^InvalidRequest: .*(authorization mechanism|AWS4-HMAC-SHA256)",
         "the server wants another signature: use one that takes Signature Version 4",
     ),
-    saying(
+    Saying(
         _RULE,
         (
             r"^(ExistingObjectIsDirectory|ObjectParentIsFile|XMinioObjectExistsAsDirectory|"
@@ -147,17 +147,17 @@ TABLE: Final[Sequence[Saying]] = (
         ),
         "a file stands where a directory is needed, or the other way round: remove it, or change the path",
     ),
-    saying(
+    Saying(
         _RULE,
         r"^(EntityTooLarge|MaxMessageLengthExceeded|RequestEntityTooLarge|413):",
         "the document is larger than the server takes: split it, or raise the server's limit",
     ),
-    saying(
+    Saying(
         _RULE,
         r"^(KeyTooLong\w*|XMinioInvalidObjectName|XMinioInvalidResourceName|InvalidURI|InvalidObjectName):",
         "the server does not take the document's path: shorten or rename it",
     ),
-    saying(
+    Saying(
         _TROUBLE,
         (
             r"^(BandwidthLimitExceeded|ConditionalRequestConflict|InternalError|OperationAborted|"
@@ -167,7 +167,7 @@ TABLE: Final[Sequence[Saying]] = (
         ),
         IN_TROUBLE,
     ),
-    saying(
+    Saying(
         _TROUBLE,
         r"^XMinio(\w*NotInitialized|BackendDown|\w*Quorum|ServerNotReady\w*):",
         "is starting, or parts of it are down: it is tried again, see the server's state",

@@ -181,4 +181,4 @@ def test_words_that_no_server_of_the_tables_says_are_in_none(words: str) -> None
 
 def test_every_row_of_the_tables_has_its_line() -> None:
     found = [find(table, line[1]) for _, table, line in ALL]
-    assert [row.pattern.pattern for row in {*HTTPS, *SSH, *PUSH} if row not in found] == []
+    assert [row.pattern for row in {*HTTPS, *SSH, *PUSH} if row not in found] == []

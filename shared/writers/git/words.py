@@ -12,7 +12,7 @@ CommitValidators.java and "Documentation, error messages"; git: daemon.c, path.c
 from collections.abc import Sequence
 from typing import Final
 
-from shared.writers.words import Meaning, Saying, saying
+from shared.writers.words import Meaning, Saying
 
 _ACCESS, _MISSING, _SETTING = Meaning.ACCESS, Meaning.MISSING, Meaning.SETTING
 _RULE, _QUOTA, _TROUBLE = Meaning.RULE, Meaning.QUOTA, Meaning.TROUBLE
@@ -24,17 +24,17 @@ _WRITE: Final = "does not let these credentials push: give them write access"
 # What forges say however they are reached.
 _FORGES: Final[Sequence[Saying]] = (
     # GitHub and GitLab: a token or key that is right, and that the organisation wants to have authorised.
-    saying(
+    Saying(
         _ACCESS,
         r"SAML SSO|SSO session|single sign-?on|re-authorize the OAuth",
         ("wants the token or the key to be authorized for single sign-on (SSO): authorize it for the organization"),
     ),
-    saying(
+    Saying(
         _ACCESS,
         r"IP allow ?list|not permitted to access this repository|IP address .*(not allowed|restricted)",
         "does not let this address in: add the function's addresses to the allow list",
     ),
-    saying(
+    Saying(
         _ACCESS,
         (
             r"account (has been|is|was) (suspended|blocked|disabled|locked|deactivated)|account has been "
@@ -42,12 +42,12 @@ _FORGES: Final[Sequence[Saying]] = (
         ),
         "has blocked the account of these credentials: unblock it, or use another account",
     ),
-    saying(
+    Saying(
         _ACCESS,
         r"(key|token) (has|is) expired|expired (key|token)|token has been revoked",
         "does not take the key or token any more: renew it",
     ),
-    saying(
+    Saying(
         _ACCESS,
         (
             r"fine-grained personal access token|token'?s? lifetime|lack one or more required (privilege "
@@ -55,12 +55,12 @@ _FORGES: Final[Sequence[Saying]] = (
         ),
         "wants a token with other scopes: give it the right to read and write the repository",
     ),
-    saying(
+    Saying(
         _ACCESS,
         r"two-factor|\b2FA\b|\bOTP\b",
         "wants a token in the place of the password, as the account has a second factor: create one",
     ),
-    saying(
+    Saying(
         _ACCESS,
         (
             r"password authentication (was removed|is not supported)|stopped supporting account passwords|"
@@ -69,7 +69,7 @@ _FORGES: Final[Sequence[Saying]] = (
         "wants a token in the place of the password: create one, and put it into the Secret",
     ),
     # Before what denies access, since they say 403 and "read-only", too. Bitbucket calls plans user limits.
-    saying(
+    Saying(
         _QUOTA,
         (
             r"quota|exceed(ed|s)? (its|the) (repository )?(size|storage|user) limit|storage (limit|is "
@@ -78,13 +78,13 @@ _FORGES: Final[Sequence[Saying]] = (
         ),
         _ROOM,
     ),
-    saying(_RULE, r"archived", "keeps the repository as it is, as it is archived: unarchive it, or use another one"),
-    saying(
+    Saying(_RULE, r"archived", "keeps the repository as it is, as it is archived: unarchive it, or use another one"),
+    Saying(
         _RULE,
         r"mirror repository",
         "keeps the repository as it is, as it is a mirror: use another one, or end the mirroring",
     ),
-    saying(
+    Saying(
         _TROUBLE,
         (
             r"temporarily (read-only|unavailable)|maintenance|retry (it |after it )?(later|finished)|"
@@ -94,12 +94,12 @@ _FORGES: Final[Sequence[Saying]] = (
         ),
         _PASSES,
     ),
-    saying(
+    Saying(
         _RULE,
         r"read-only GitLab instance|project state does not permit write",
         "takes no push to this repository at all: use the primary, or change the project's state",
     ),
-    saying(
+    Saying(
         _ACCESS,
         (
             r"access is blocked|access (to this repository has been|blocked)|disabled by GitHub staff|"
@@ -107,7 +107,7 @@ _FORGES: Final[Sequence[Saying]] = (
         ),
         "has blocked the repository: ask the forge's support",
     ),
-    saying(
+    Saying(
         _ACCESS,
         r"over (HTTP|SSH) is not allowed|SSH access .*(disabled|not allowed)",
         "does not allow Git this way: allow it, or use the other of HTTPS and SSH",
@@ -116,7 +116,7 @@ _FORGES: Final[Sequence[Saying]] = (
 
 HTTPS: Final[Sequence[Saying]] = (
     *_FORGES,
-    saying(
+    Saying(
         _ACCESS,
         (
             r"invalid (username|credentials|user ?name)|HTTP Basic: Access denied|TF400813|public key "
@@ -124,7 +124,7 @@ HTTPS: Final[Sequence[Saying]] = (
         ),
         "does not accept the credentials: correct username and password in the Secret",
     ),
-    saying(
+    Saying(
         _ACCESS,
         (
             r"permission to .+ denied|write access to repository not granted|not allowed to (push|upload)|"
@@ -133,7 +133,7 @@ HTTPS: Final[Sequence[Saying]] = (
         ),
         _WRITE,
     ),
-    saying(
+    Saying(
         _MISSING,
         (
             r"push to create|repository not found|project you were looking for|TF401019|TF200016|VS800075|"
@@ -146,8 +146,8 @@ HTTPS: Final[Sequence[Saying]] = (
 
 SSH: Final[Sequence[Saying]] = (
     *_FORGES,
-    # Before "not found": a deploy key of another repository is told apart by some forges, and not by others.
-    saying(
+    # Before "not found": some forges say it of a deploy key of another repository.
+    Saying(
         _ACCESS,
         (
             r"marked as read[- ]only|deployment key is read-only|deploy key|not authorized to|Permission "
@@ -156,7 +156,7 @@ SSH: Final[Sequence[Saying]] = (
         ),
         "does not let this key push: give the key write access",
     ),
-    saying(
+    Saying(
         _MISSING,
         (
             r"push to create|repository (was )?not found|project you were looking for|project .*not found|"
@@ -166,12 +166,12 @@ SSH: Final[Sequence[Saying]] = (
         ),
         "knows no such repository, or hides it from this key: check spec.url and the key's access",
     ),
-    saying(
+    Saying(
         _ACCESS,
         r"public key authentication failed|cannot find key|bad key id|permission denied \(publickey",
         "does not accept the key: add its public half to the forge",
     ),
-    saying(
+    Saying(
         _SETTING,
         (
             r"interactive git shell|unrecognized command|account is currently not available|not a git "
@@ -179,7 +179,7 @@ SSH: Final[Sequence[Saying]] = (
         ),
         "has no Git for the user in spec.url: write the user that the forge names, mostly git",
     ),
-    saying(
+    Saying(
         _RULE,
         r"dubious ownership",
         "does not trust the owner of the repository's files: correct the owner, or its safe.directory",
@@ -188,7 +188,7 @@ SSH: Final[Sequence[Saying]] = (
 
 # What is said of a push that was sent: about the branch, or about the pack, with the text beside (git: `remote: …`).
 PUSH: Final[Sequence[Saying]] = (
-    saying(
+    Saying(
         _RULE,
         (
             r"\bGH0\d\d\b|protected branch|pre-receive hook declined.*(pattern|larger than|prohibited)|"
@@ -196,8 +196,8 @@ PUSH: Final[Sequence[Saying]] = (
         ),
         "rejects",
     ),
-    *(row for row in _FORGES if row.meaning in {_QUOTA, _TROUBLE} or "archived" in row.pattern.pattern),
-    saying(
+    *(row for row in _FORGES if row.meaning in {_QUOTA, _TROUBLE} or "archived" in row.pattern),
+    Saying(
         _ACCESS,
         (
             r"don't have permission to push|need 'Push' rights|not permitted: (update|create)|user "
