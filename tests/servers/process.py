@@ -72,6 +72,10 @@ def log_tail(log: Path, lines: int = _LOG_LINES) -> str:
     return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
 
 
+# Not /dev/null itself: git that writes to its configuration puts a new file in its place, which root may.
+_NO_FILE = os.path.join(os.devnull, "none")  # noqa: PTH118 -- text for an environment
+
+
 def private_environment(**extra: str) -> dict[str, str]:
     """Return our environment without proxies, AWS settings and the person's git configuration, plus `extra`."""
     kept = {
@@ -79,7 +83,7 @@ def private_environment(**extra: str) -> dict[str, str]:
         for key, value in os.environ.items()
         if not key.lower().endswith("_proxy") and not key.startswith(("AWS_", "GIT_", "MINIO_", "VGW_", "ETCD_"))
     }
-    return {**kept, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, **extra}
+    return {**kept, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": _NO_FILE, **extra}
 
 
 def wait_until(

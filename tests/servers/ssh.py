@@ -41,7 +41,7 @@ X11Forwarding no
 MaxStartups 200
 MaxSessions 100
 LogLevel VERBOSE
-SetEnv GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null
+SetEnv GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null/none
 """
 
 
