@@ -4,14 +4,12 @@ An agent takes minutes to build, so the tests of one that is not built are left 
 `make agents` builds all of them.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
-import pytest_asyncio
 
-from infra.local.runtime import LocalRuntime
 from tests.agents.delivery import Stores
-from tests.integration.conftest import environment
+from tests.integration.conftest import pytest_runtest_makereport, runtime  # noqa: F401 -- the same flow, and its log
 from tests.integration.platform_team import Platform
 from tests.integration.test_first_ready import declare_repository
 from tests.servers.flux import PROGRAMS, flux
@@ -30,15 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing = [name for name in NEEDED.get(item.path.stem, ()) if not GO_AGENTS[name].binary.is_file()]
         if missing:
             item.add_marker(pytest.mark.skip(f"{', '.join(missing)} not built; to build and run: make agents"))
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def runtime(cluster: KubernetesApi, git_server: GitServer) -> AsyncIterator[LocalRuntime]:
-    """The forwarder, the queues and the functions, as `make run` starts them."""
-    async with LocalRuntime(
-        kubeconfig=cluster.kubeconfig, environment=environment(git_server), resync_seconds=0
-    ) as running:
-        yield running
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 from tests.integration.platform_team import GROUP, Platform
 from tests.integration.test_first_ready import declare_bucket, declare_repository
 from tests.servers.git import GitServer
+from tests.servers.repository import Repository
 from tests.servers.s3 import Minio
 
 Tree = Callable[[], dict[str, bytes]]
@@ -14,17 +15,23 @@ Tree = Callable[[], dict[str, bytes]]
 MISPLACED = "Target destination no longer matches destinationSelectors"
 
 
-def declare_store(platform: Platform, kind: str, minio: Minio, git_server: GitServer) -> Tree:
-    """Declare a bucket or a repository as the State Store `default`; return what reads its files below its path."""
+def declare_store(
+    platform: Platform, kind: str, minio: Minio, git_server: GitServer, repository: Repository | None = None
+) -> Tree:
+    """Declare a bucket or a repository as the State Store `default`; return what reads its files below its path.
+
+    Args:
+        repository: to be declared, for a test that looks at its commits; a new one where it is None.
+    """
     prefix = "destinations/"
     if kind == "bucket":
         bucket = declare_bucket(platform, minio)
         return lambda: {path.removeprefix(prefix): content for path, content in minio.objects(bucket).items()}
-    repository = git_server.create_repository()
-    declare_repository(platform, git_server, repository)
+    declared = repository or git_server.create_repository()
+    declare_repository(platform, git_server, declared)
 
     def tree() -> dict[str, bytes]:
-        files = repository.tree()
+        files = declared.tree()
         return {path.removeprefix(prefix): files[path] for path in files if path.startswith(prefix)}
 
     return tree

@@ -11,10 +11,9 @@ import pytest
 
 from infra.local.queues import MemoryQueues
 from infra.local.runtime import LocalRuntime
-from tests.integration.documents import all_ready, declare_store, side_by_side
+from tests.integration.documents import all_ready, declare_store, is_ready, side_by_side
 from tests.integration.platform_team import Platform, named
 from tests.integration.test_documents import CANARIES, group
-from tests.integration.test_first_ready import declare_repository
 from tests.servers.git import GitServer
 from tests.servers.s3 import Minio
 
@@ -28,10 +27,8 @@ LIVE, WORKS, LEAVING = 100, 10, 200
 async def test_a_burst_beside_deletions_brings_no_message_nearer_to_the_dead_letter_queue_and_starves_none(
     runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer, kind: str
 ) -> None:
-    tree = declare_store(platform, kind, minio, git_server)
     repository = git_server.create_repository()
-    if kind == "git":
-        declare_repository(platform, git_server, repository)
+    tree = declare_store(platform, kind, minio, git_server, repository)
     live, leaving = list(named("live", LIVE)), list(named("leaving", LEAVING))
     await side_by_side(
         functools.partial(
@@ -58,21 +55,17 @@ async def test_a_burst_beside_deletions_brings_no_message_nearer_to_the_dead_let
     await runtime.idle()
 
     assert {queue.name: queue.returned for queue in queues} == returned
-    files = tree()
     if kind == "git":
         commits = len(repository.commits()) - commits
         print(f"{LIVE * WORKS} WorkPlacements written and {LEAVING} Destinations deleted in {commits} commits")
         assert 2 <= commits <= 60
-        files = {path.removeprefix("destinations/"): data for path, data in repository.tree().items()}
-        del files["README.md"]
     expected = {f"{name}/{path}": data for name in live for path, data in CANARIES.items()}
     for name in live:
         for work in works:
             own = f"{name}/dependencies/{work}/5058f"
             expected |= {f"{own}/{path}": data for path, data in documents[work].items()}
-    assert files == expected
+    assert tree() == expected
 
 
 def _ready(platform: Platform) -> int:
-    conditions = [(obj.get("status") or {}).get("conditions") or [] for obj in platform.destinations().values()]
-    return sum(any(c["type"] == "Ready" and c["status"] == "True" for c in each) for each in conditions)
+    return sum(map(is_ready, platform.destinations().values()))

@@ -14,7 +14,6 @@ from tests.integration.documents import all_ready, declare_store, placements, si
 from tests.integration.flow import invocations
 from tests.integration.platform_team import Platform, named
 from tests.integration.test_documents import CANARIES, group
-from tests.integration.test_first_ready import declare_repository
 from tests.servers.git import GitServer
 from tests.servers.s3 import Minio
 
@@ -31,10 +30,8 @@ def documents_of(work: str) -> dict[str, bytes]:
 async def test_500_placements_of_20_destinations_are_all_ready_and_no_file_is_lost(
     runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer, kind: str
 ) -> None:
-    tree = declare_store(platform, kind, minio, git_server)
     repository = git_server.create_repository()
-    if kind == "git":
-        declare_repository(platform, git_server, repository)
+    tree = declare_store(platform, kind, minio, git_server, repository)
     destinations = list(named("worker", DESTINATIONS))
     works = list(named("deps", WORKS))
     await side_by_side(functools.partial(platform.destination, name, f"{kind}/default") for name in destinations)
@@ -57,16 +54,12 @@ async def test_500_placements_of_20_destinations_are_all_ready_and_no_file_is_lo
     )
     if kind == "git":
         assert 1 <= commits < 20
-        files = {path.removeprefix("destinations/"): content for path, content in repository.tree().items()}
-        del files["README.md"]
-    else:
-        files = tree()
     expected = {f"{name}/{path}": content for name in destinations for path, content in CANARIES.items()}
     for destination in destinations:
         for work in works:
             own = f"{destination}/dependencies/{work}/5058f"
             expected |= {f"{own}/{path}": content for path, content in documents_of(work).items()}
-    assert files == expected
+    assert tree() == expected
     for work in works:
         await work_says(platform, work, "AllWorkplacementsScheduled")
     versions = {obj["status"]["versionID"] for obj in placements(platform).values()}
