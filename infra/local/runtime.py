@@ -127,6 +127,12 @@ class LocalRuntime:
         for id_ in self._template.schedules:
             await self._by_id[id_].invoke(_scheduled_event())
 
+    async def stop_schedules(self) -> None:
+        """Let no schedule invoke anything from now on: a flow that a resync starts again never comes to rest."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def dead_letters(self) -> dict[str, int]:
         """Return how many messages lie in each dead-letter queue that has any."""
         waiting = await self.queues.waiting()
@@ -183,9 +189,7 @@ class LocalRuntime:
 
     async def _stop_flow(self) -> None:
         await self.forwarder.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.stop_schedules()
         await asyncio.gather(*(mapping.stop(_GRACE_SECONDS) for mapping in self._mappings))
 
     async def _send_changes(self, bodies: Sequence[str]) -> None:

@@ -124,6 +124,8 @@ async def chaos(
                 await world.declare(store, store.paths[0])
             await _shake(world, faults, seconds, seed, names)
             reached("shaken")
+            # A State Store that stays broken is tried again at each resync: with one every few seconds, without end.
+            await runtime.stop_schedules()
             try:
                 async with asyncio.timeout(_SETTLE_SECONDS):
                     await _settle(world, runtime, seen)
