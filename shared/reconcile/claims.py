@@ -21,7 +21,7 @@ from shared.reconcile.leases import CLAIMS_ANNOTATION, Held, Leases, claimed_sha
 CLAIM: Final = "Claim"  # the kind of a message about a claim, whose name is its directory after a `/`
 PLACE_LABEL: Final = "landfall.kratix.io/place"
 
-_OF_A_SHARD: Final = 100  # claims on the average: 20 KB, which is what a lone change reads
+_OF_A_SHARD: Final = 50  # claims on the average: 10 KB, which a single change reads a few times
 _FULL: Final = 2 * _OF_A_SHARD
 _LISTED_INSIDE: Final = 100  # directories; of more, a claim says only that there are many
 
