@@ -53,14 +53,18 @@ def store_not_found(reference: Reference, ref: StateStoreRef) -> Verdict:
     return _verdict(reference, "False", "StateStoreNotFound", f"{ref.kind}/{ref.name}: not found")
 
 
-def path_clash(reference: Reference, other: Destination) -> Verdict:
-    """Return the verdict of a Destination whose path in the same State Store an older one has."""
-    return _verdict(
-        reference,
-        "False",
-        "PathClash",
-        f"Destination {other.name} has the same path in the same State Store: change spec.path of one of them",
-    )
+def path_clash(reference: Reference, other: str, *, leaving: bool = False) -> Verdict:
+    """Return the verdict of a Destination whose path in the same State Store another one has.
+
+    Args:
+        reference: to the Destination.
+        other: the other one's name.
+        leaving: whether that one is being deleted or has moved, so that the path is free once its files are gone.
+    """
+    words = f"Destination {other} has the same path in the same State Store: change spec.path of one of them"
+    if leaving:
+        words = f"Destination {other}, which is leaving, still has files at the same path: they are deleted first"
+    return _verdict(reference, "False", "PathClash", words)
 
 
 def destination_failed(reference: Reference, ref: StateStoreRef | None, error: Exception) -> Verdict:

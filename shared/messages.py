@@ -1,13 +1,15 @@
 """What travels between the functions: references and verdicts. Never a document, never a secret."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import UnknownEvent
+
+OBJECTS_OF_A_MESSAGE: Final = 250  # with names of 253 characters each, that is 64 KB of the 256 KB that SQS takes
 
 
 class _Message(BaseModel):
@@ -41,6 +43,8 @@ class Reference(_Message):
         attempt: how many times this very reference has failed and been sent again.
         hops: how many times it has been sent again to wait for its State Store's Lease; unlike `attempt`, no failure.
         place: the Lease of the State Store that it was about when it was sent, where the sender knows: a hint.
+        alone: of a State Store: its Destinations are not meant; they come by messages of their own.
+        names: of further objects of the same kind and namespace: one message for many. They have no uid.
     """
 
     cluster: str = ""
@@ -53,6 +57,16 @@ class Reference(_Message):
     attempt: int = 0
     hops: int = 0
     place: str = ""
+    alone: bool = False
+    names: tuple[str, ...] = ()
+
+    def each(self) -> "Iterator[Reference]":
+        """Yield a reference to each of the objects that this one is about."""
+        if not self.names:
+            yield self
+            return
+        for name in (self.name, *self.names):
+            yield self.model_copy(update={"name": name, "names": ()})
 
     @classmethod
     def to(cls, obj: Mapping[str, Any], kind: str, cluster: str, attempt: int = 0) -> Self:
@@ -69,7 +83,22 @@ class Reference(_Message):
         )
 
     def __str__(self) -> str:
-        return f"{self.kind}/{self.namespace + '/' if self.namespace else ''}{self.name}"
+        more = f" and {len(self.names)} more" if self.names else ""
+        return f"{self.kind}/{self.namespace + '/' if self.namespace else ''}{self.name}{more}"
+
+
+def packed(references: Iterable[Reference]) -> Iterator[Reference]:
+    """Yield references that mean the same objects in fewer messages: those without a uid, some hundred in one."""
+    alike: dict[Reference, list[str]] = {}
+    for reference in references:
+        if reference.uid:
+            yield reference
+        else:
+            alike.setdefault(reference.model_copy(update={"name": "*", "generation": 0}), []).append(reference.name)
+    for like, names in alike.items():
+        for at in range(0, len(names), OBJECTS_OF_A_MESSAGE):
+            name, *more = names[at : at + OBJECTS_OF_A_MESSAGE]
+            yield like.model_copy(update={"name": name, "names": tuple(more)})
 
 
 class Verdict(_Message):

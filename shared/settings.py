@@ -113,7 +113,8 @@ class Settings(BaseModel):
     store_timeout_seconds: float = Field(20, gt=0, description="for one call to a State Store")
     store_deadline_seconds: float = Field(60, gt=0, description="for one State Store's share of a batch")
     lease_namespace: str = Field(
-        "landfall", description="namespace of the Leases that serialise writes to State Stores"
+        "landfall",
+        description="namespace of the Leases that serialise writes to State Stores, and of claims to directories",
     )
     lease_wait_seconds: float = Field(
         1,

@@ -12,7 +12,7 @@ import yaml
 from infra.checks.forwarder import deployed_settings
 from infra.checks.lines import Line, NotChecked, failed, not_checked, ok
 from infra.checks.look import Look
-from shared.kube.cluster import PLURALS
+from shared.kube.kinds import PLURALS
 from shared.resources import GROUP, VERSION
 
 _MANIFESTS: Final = Path(__file__).parents[1] / "kubernetes"

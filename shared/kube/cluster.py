@@ -1,10 +1,10 @@
 """The objects of one Kubernetes API, as plain dictionaries: the generated models would cost time and memory."""
 
+import math
 from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, Self
-from urllib.parse import quote
 
 from shared.conditions import EventFact, rfc3339
 from shared.deadline import Deadline
@@ -12,30 +12,20 @@ from shared.errors import KubernetesConflict
 from shared.kube.access import Access, access_to
 from shared.kube.answers import STATUS, Gone, Kind, NotFound, NotKubernetes, Object
 from shared.kube.connection import Connection, ResponseTooLarge, together
-from shared.kube.discovery import serves
+from shared.kube.discovery import scopes, serves
 from shared.kube.event_objects import event_object
 from shared.kube.forms import METADATA_LIST, PARTIAL_LIST, Form
-from shared.kube.paging import PageSize
-from shared.resources import GROUP, VERSION
+from shared.kube.kinds import PLURALS, Key, key_of, path_of, scope, uid_of, version_of
+from shared.kube.paging import OF_DOCUMENTS, PageSize
 from shared.settings import Settings
 
-# Where each kind lives: the API's prefix and the plural name.
-PLURALS: Final[Mapping[str, tuple[str, str]]] = {
-    "Destination": (f"/apis/{GROUP}/{VERSION}", "destinations"),
-    "BucketStateStore": (f"/apis/{GROUP}/{VERSION}", "bucketstatestores"),
-    "GitStateStore": (f"/apis/{GROUP}/{VERSION}", "gitstatestores"),
-    "Work": (f"/apis/{GROUP}/{VERSION}", "works"),
-    "WorkPlacement": (f"/apis/{GROUP}/{VERSION}", "workplacements"),
-    "Secret": ("/api/v1", "secrets"),
-    "Event": ("/api/v1", "events"),
-    "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
-}
-
 _LIST_RESTARTS: Final = 3
+# Objects of a list that cost as much as one object by name, measured with 20,000 Destinations, and with WorkPlacements
+# of a few kilobytes: a call costs a millisecond at either end.
+_WORTH_A_GET: Final = 20
+_WORTH_A_GET_OF_DOCUMENTS: Final = 4
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _PARTIAL: Final[Kind] = ("meta.k8s.io/v1", "PartialObjectMetadata")
-
-Key = tuple[str, str]  # namespace ("" for cluster-scoped) and name
 
 
 class Cluster:
@@ -44,6 +34,7 @@ class Cluster:
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._settings = settings
+        self._scopes: Mapping[str, bool] = {}
 
     @classmethod
     async def connect(cls, settings: Settings, access: Access | None = None) -> Self:
@@ -70,10 +61,10 @@ class Cluster:
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
-        path = _path(kind, namespace, name)
+        path = path_of(kind, namespace, name)
         if not metadata_only:
             return await self._call(kind, "GET", path, deadline)
-        kinds = (_kind(kind), _PARTIAL)
+        kinds = (version_of(kind), _PARTIAL)
         return await self._call(kind, "GET", path, deadline, accept=_METADATA, kinds=kinds)
 
     async def pages(
@@ -106,13 +97,29 @@ class Cluster:
         Raises:
             KubernetesError: the API refused or could not be reached, or something else answered.
         """
+        more = self._pages(
+            kind, deadline, labels, namespace=namespace, metadata_only=metadata_only, columns=columns, first=first
+        )
+        async for page, _ in more:
+            yield page
+
+    async def _pages(
+        self,
+        kind: str,
+        deadline: Deadline,
+        labels: Mapping[str, str] | str | None = None,
+        *,
+        namespace: str = "",
+        metadata_only: bool = False,
+        columns: bool = False,
+        first: int | None = None,
+    ) -> AsyncIterator[tuple[list[Object], float]]:
+        """Yield each page, and how many objects come after it: infinity where the API server does not say."""
         prefix, plural = PLURALS[kind]
-        path = f"{prefix}{_scope(namespace)}/{plural}"
-        api_version, name = _kind(kind)
+        path = f"{prefix}{scope(namespace)}/{plural}"
+        api_version, name = version_of(kind)
         form = Form.of((api_version, f"{name}List"), metadata_only=metadata_only, columns=columns)
-        given = labels or {}
-        selector = given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in sorted(given.items()))
-        query: dict[str, str] = {"labelSelector": selector} if selector else {}
+        query = _selector(labels)
         size = PageSize.first(kind, metadata_only=metadata_only or columns, most=first)
         seen: set[str] = set()
         restarts = 0
@@ -142,10 +149,12 @@ class Cluster:
             for item in fresh:
                 item["kind"] = kind
                 item["metadata"].pop("managedFields", None)  # half of what metadata is, and of no use here
-            token = (page.get("metadata") or {}).get("continue")
+            metadata = page.get("metadata") or {}
+            token = metadata.get("continue")
+            left = metadata.get("remainingItemCount", math.inf) if token else 0
             del page, items
             if fresh:
-                yield fresh
+                yield fresh, left
             if not token:
                 return
             query["continue"] = token
@@ -170,48 +179,63 @@ class Cluster:
         pages = self.pages(kind, deadline, labels, namespace=namespace, metadata_only=metadata_only, columns=columns)
         return [obj async for page in pages for obj in page]
 
-    async def exists(self, kind: str, deadline: Deadline) -> bool:
-        """Return whether there is any object of a kind.
+    async def is_namespaced(self, kind: str, deadline: Deadline) -> bool:
+        """Return whether objects of one of our kinds have a namespace; False where the cluster does not serve it.
+
+        Raises:
+            KubernetesError: discovery could not be had.
+        """
+        prefix, plural = PLURALS[kind]
+        if plural not in self._scopes:  # a kind keeps its scope for as long as its definition is there
+            self._scopes = await scopes(self._connection, prefix, deadline)
+        return self._scopes.get(plural, False)
+
+    async def exists(self, kind: str, deadline: Deadline, labels: Mapping[str, str] | None = None) -> bool:
+        """Return whether there is any object of a kind that has these labels.
 
         Raises:
             KubernetesError: as `pages`.
         """
         prefix, plural = PLURALS[kind]
-        api_version, name = _kind(kind)
+        api_version, name = version_of(kind)
         kinds = ((api_version, f"{name}List"), PARTIAL_LIST)
+        query = {"limit": "1", **_selector(labels)}
         page = await self._call(
-            kind, "GET", f"{prefix}/{plural}", deadline, kinds=kinds, query={"limit": "1"}, accept=METADATA_LIST
+            kind, "GET", f"{prefix}/{plural}", deadline, kinds=kinds, query=query, accept=METADATA_LIST
         )
         return bool(page and page.get("items"))
 
     async def read_many(
-        self,
-        kind: str,
-        keys: Collection[Key],
-        deadline: Deadline,
-        *,
-        list_above: int | None = None,
-        metadata_only: bool = False,
+        self, kind: str, keys: Collection[Key], deadline: Deadline, *, metadata_only: bool = False
     ) -> dict[Key, Object]:
-        """Return those of the named objects that exist: one by one if they are few, else by one list.
+        """Return those of the named objects that exist: by name, or by a list where so many are wanted that it is less.
+
+        A list is read page by page, and only for as long as what is left of it costs less than what is still wanted.
 
         Args:
             kind: of the objects.
             keys: namespaces and names.
             deadline: of the calls.
-            list_above: how many are not few any more; None for the settings' number.
             metadata_only: as `list_all`.
 
         Raises:
             KubernetesError: the API refused or could not be reached.
         """
-        if len(keys) > (list_above or self._settings.list_above):
-            wanted = set(keys)
-            pages = self.pages(kind, deadline, metadata_only=metadata_only)
-            return {key: obj async for page in pages for obj in page if (key := key_of(obj)) in wanted}
-        ordered = sorted(keys)
-        found = await together(self.get(kind, *key, deadline, metadata_only=metadata_only) for key in ordered)
-        return {key: obj for key, obj in zip(ordered, found, strict=True) if obj is not None}
+        missing = set(keys)
+        found: dict[Key, Object] = {}
+        if len(missing) > self._settings.list_above:
+            worth = _WORTH_A_GET if metadata_only or kind not in OF_DOCUMENTS else _WORTH_A_GET_OF_DOCUMENTS
+            listing = self._pages(kind, deadline, metadata_only=metadata_only)
+            async for page, left in listing:
+                found |= {key: obj for obj in page if (key := key_of(obj)) in missing}
+                missing -= found.keys()
+                if left > worth * len(missing):
+                    break
+            else:
+                return found
+        ordered = sorted(missing)
+        objects = await together(self.get(kind, *key, deadline, metadata_only=metadata_only) for key in ordered)
+        return found | {key: obj for key, obj in zip(ordered, objects, strict=True) if obj is not None}
 
     async def patch_status(self, obj: Object, status: Object, deadline: Deadline) -> Object | None:
         """Merge into an object's status, if the object is still as it was read; None where it is gone.
@@ -240,7 +264,7 @@ class Cluster:
         """
         prefix, plural = PLURALS[obj["kind"]]
         namespace = key_of(obj)[0]
-        path = f"{prefix}{_scope(namespace)}/{plural}"
+        path = f"{prefix}{scope(namespace)}/{plural}"
         return await self._call(obj["kind"], "POST", path, deadline, body=obj)
 
     async def patch(self, obj: Object, patch: Object, deadline: Deadline) -> Object | None:
@@ -270,8 +294,8 @@ class Cluster:
         """
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": dict(preconditions or {})}
         body = options if preconditions else None
-        kinds = (_kind(kind), STATUS)
-        path = _path(kind, namespace, name)
+        kinds = (version_of(kind), STATUS)
+        path = path_of(kind, namespace, name)
         await self._call(kind, "DELETE", path, deadline, body=body, kinds=kinds)
 
     async def record_event(self, obj: Object, fact: EventFact, deadline: Deadline) -> None:
@@ -305,7 +329,7 @@ class Cluster:
         namespace, name = key_of(obj)
         version = {"resourceVersion": obj["metadata"]["resourceVersion"]}
         body = {**patch, "metadata": {**patch.get("metadata", {}), **version}}
-        path = _path(obj["kind"], namespace, name) + subresource
+        path = path_of(obj["kind"], namespace, name) + subresource
         return await self._call(obj["kind"], "PATCH", path, deadline, body=body)
 
     async def _call(
@@ -313,7 +337,7 @@ class Cluster:
     ) -> Object | None:
         """Make a call about a kind; None where the API server says that there is no such object, or no such kind."""
         try:
-            return await self._connection.call(method, path, deadline, kinds=kinds or (_kind(kind),), **parts)
+            return await self._connection.call(method, path, deadline, kinds=kinds or (version_of(kind),), **parts)
         except (NotFound, NotKubernetes) as error:
             prefix, plural = PLURALS[kind]
             is_collection = path.endswith(f"/{plural}")
@@ -321,32 +345,14 @@ class Cluster:
                 return None
             if isinstance(error, NotKubernetes) and error.status != HTTPStatus.NOT_FOUND:
                 raise
-            scope = None if is_collection else path.startswith(f"{prefix}/namespaces/")
-            if await serves(self._connection, prefix, plural, deadline, namespaced=scope):
+            namespaced = None if is_collection else path.startswith(f"{prefix}/namespaces/")
+            if await serves(self._connection, prefix, plural, deadline, namespaced=namespaced):
                 raise
             return None
 
 
-def key_of(obj: Mapping[str, Any]) -> Key:
-    """Return an object's namespace (empty for a cluster-scoped one) and name."""
-    metadata = obj["metadata"]
-    return metadata.get("namespace") or "", metadata["name"]
-
-
-def uid_of(obj: Mapping[str, Any] | None) -> str:
-    """Return an object's uid; empty for one that is gone."""
-    return "" if obj is None else str(obj["metadata"].get("uid", ""))
-
-
-def _kind(kind: str) -> Kind:
-    """Return a kind's apiVersion and name."""
-    return PLURALS[kind][0].removeprefix("/apis/").removeprefix("/api/"), kind
-
-
-def _path(kind: str, namespace: str, name: str) -> str:
-    prefix, plural = PLURALS[kind]
-    return f"{prefix}{_scope(namespace)}/{plural}/{quote(name, safe='')}"
-
-
-def _scope(namespace: str) -> str:
-    return f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+def _selector(labels: Mapping[str, str] | str | None) -> dict[str, str]:
+    """Return the query of a list for labels, or for a selector in the API's own words."""
+    given = labels or {}
+    selector = given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in sorted(given.items()))
+    return {"labelSelector": selector} if selector else {}

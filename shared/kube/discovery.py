@@ -1,10 +1,11 @@
 """Discovery: whether a cluster serves a kind at all."""
 
+from http import HTTPStatus
 from typing import Final
 
 from shared.deadline import Deadline
 from shared.errors import KubernetesError
-from shared.kube.answers import Kind
+from shared.kube.answers import Kind, NotFound, NotKubernetes
 from shared.kube.connection import Connection
 
 _GROUPS: Final[Kind] = ("v1", "APIGroupList")
@@ -46,3 +47,20 @@ async def serves(
         words = f"the cluster serves {plural}.{group} in version {', '.join(having)}, and {version[0]} is needed"
         raise KubernetesError(f"{words}: serve that version in the CustomResourceDefinition")
     return bool(having)
+
+
+async def scopes(connection: Connection, prefix: str, deadline: Deadline) -> dict[str, bool]:
+    """Return the kinds that the API server serves below a prefix: by plural name, whether they have namespaces.
+
+    Raises:
+        KubernetesError: it could not be asked.
+    """
+    try:
+        listed = await connection.call("GET", prefix, deadline, kinds=(_RESOURCES,))
+    except NotFound:
+        return {}
+    except NotKubernetes as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        return {}
+    return {str(r.get("name")): bool(r.get("namespaced")) for r in listed.get("resources") or ()}

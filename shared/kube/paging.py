@@ -8,7 +8,7 @@ PAGE_BYTES: Final = 8 * 1024 * 1024  # a page is meant to have no more
 _GROWTH: Final = 8  # times the last limit at most: the next objects may be larger than the last ones
 
 # The first limit of kinds that hold documents: an object in etcd has up to 1.5 MiB, and five of those fit into a page.
-_OF_DOCUMENTS: Final = {"Work": 5, "WorkPlacement": 5}
+OF_DOCUMENTS: Final = {"Work": 5, "WorkPlacement": 5}
 
 
 @dataclass
@@ -28,7 +28,7 @@ class PageSize:
     @classmethod
     def first(cls, kind: str, *, metadata_only: bool, most: int | None = None) -> Self:
         """Return the first page's, with so many objects at most."""
-        first = PAGE if metadata_only else _OF_DOCUMENTS.get(kind, PAGE)
+        first = PAGE if metadata_only else OF_DOCUMENTS.get(kind, PAGE)
         return cls(min(first, most or PAGE), PAGE)
 
     def measure(self, size: int) -> None:

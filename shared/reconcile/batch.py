@@ -82,6 +82,11 @@ class Task:
         """Any of the references: what they have in common is kind, namespace and name."""
         return self.references[0]
 
+    @property
+    def alone(self) -> bool:
+        """Whether a State Store is meant without its Destinations."""
+        return all(reference.alone for reference in self.references)
+
     def current(self, obj: Mapping[str, Any]) -> Reference | None:
         """Return the reference that is about this very object; None where none is.
 
@@ -90,7 +95,11 @@ class Task:
         """
         metadata = obj.get("metadata") or {}
         uid, generation = metadata.get("uid"), metadata.get("generation") or 0
-        found = [r for r in self.references if r.uid in {"", uid} and (not r.attempt or r.generation >= generation)]
+        found = [
+            r
+            for r in self.references
+            if r.uid in {"", uid} and (not r.attempt or not r.generation or r.generation >= generation)
+        ]
         return min(found, key=lambda r: r.attempt, default=None)
 
 
@@ -103,7 +112,7 @@ def fold(messages: Mapping[str, Reference]) -> Tasks:
     Objects that had the same name, one after the other, stay apart: a message about one says nothing about the other.
     """
     tasks: dict[tuple[str, Key], Task] = {}
-    for message_id, reference in messages.items():
+    for message_id, reference in ((id_, one) for id_, message in messages.items() for one in message.each()):
         key = (reference.namespace, reference.name)
         known = tasks.get((reference.kind, key))
         references = (reference,) if known is None else _folded(known.references, reference)
@@ -125,6 +134,7 @@ def _folded(known: tuple[Reference, ...], more: Reference) -> tuple[Reference, .
         "attempt": min(same.attempt, more.attempt),
         "hops": max(same.hops, more.hops),
         "place": more.place or same.place,
+        "alone": more.alone and same.alone,
     }
     return tuple(more.model_copy(update=both) if r is same else r for r in known)
 

@@ -1,23 +1,30 @@
 """on-destination-change: read what an event points at, and decide what has to happen."""
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final, Self, TypeVar
 
 from shared.deadline import Deadline
 from shared.errors import LandfallError
 from shared.events import Change
-from shared.kube import Cluster, Key, Object, key_of
+from shared.kube import Cluster, Key, Object, together
 from shared.messages import Reference
 from shared.observability import count_in_cluster, logger
 from shared.queues import Outgoing
 from shared.reconcile.batch import Share, for_each_cluster
+from shared.reconcile.by_place import in_parts
 from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import Decision, decide, says_nothing_new
-from shared.reconcile.view import StoreKey, View
+from shared.reconcile.ownership import look_again
+from shared.reconcile.view import StoreKey, View, destinations_of
 from shared.resources import STORE_KINDS
 from shared.settings import Settings
-from shared.works import destination_of
+from shared.works import DESTINATION_LABEL, destination_of
+
+_ASKED_ONE_BY_ONE: Final = 5  # Destinations, whether they have WorkPlacements; of more, their WorkPlacements are listed
+_NAMES_AT_ONCE: Final = 100  # of one selector: 6 KiB of a URL
+_Key = TypeVar("_Key")
+_Named = list[tuple[Reference, frozenset[str]]]  # objects, each with the messages that it comes from
 
 
 async def decide_changes(
@@ -50,10 +57,11 @@ async def decide_changes(
         if not worth_it:
             return {}, outgoing
         try:
-            view, placements = await read_cluster(name, cluster, deadline)
+            concerned = await _Concerned.by(worth_it, name, cluster, deadline)
+            outgoing += await concerned.outgoing(cluster, deadline, connections.settings)
         except LandfallError as error:
             return {message_id: error for message_id, _ in worth_it}, outgoing
-        return {}, [*outgoing, *_concerned(worth_it, view, _placed(placements)).outgoing(connections.settings)]
+        return {}, outgoing
 
     return await for_each_cluster(shares, decide_share, connections, deadline)
 
@@ -67,62 +75,6 @@ def _count_heartbeat(cluster: str, settings: Settings) -> None:
             " forwarder, or add the cluster",
             cluster[:100],
         )
-
-
-async def read_cluster(
-    name: str, cluster: Cluster, deadline: Deadline, *, columns: bool = False
-) -> tuple[View, list[Object]]:
-    """Return all Destinations and State Stores, and the metadata of all WorkPlacements.
-
-    Args:
-        name: of the cluster.
-        cluster: to read.
-        deadline: of the calls.
-        columns: whether the WorkPlacements come with what `kubectl get` prints of them, as in `Cluster.list_all`.
-
-    Raises:
-        KubernetesError: a list could not be had.
-    """
-    placements = asyncio.create_task(cluster.list_all("WorkPlacement", deadline, metadata_only=True, columns=columns))
-    try:
-        view = await View.of_all(name, cluster, deadline)
-        listed = await placements
-    finally:
-        placements.cancel()
-    return view, listed
-
-
-def decide_everything(
-    view: View, placements: Sequence[Object], origin: frozenset[str], settings: Settings
-) -> list[Outgoing]:
-    """Return what to send to have every object of a cluster looked at, with nothing sent twice (resync)."""
-    concerned = _Concerned(view, _placed(placements))
-    for store in view.stores:
-        concerned.stores[store] = origin
-    for key in view.destinations:
-        concerned.destinations[key] = origin
-    reached = {key for store in view.stores for key in view.destinations_of(store)}
-
-    def waits_to_be_let_go(obj: Object) -> bool:
-        """Whether our finalizers hold a WorkPlacement that no State Store's message means."""
-        metadata, target = obj["metadata"], view.target(key_of(obj)[0], destination_of(obj))
-        leaving = target is None or bool(metadata.get("deletionTimestamp"))
-        return bool(metadata.get("finalizers")) and leaving and target not in reached
-
-    return [
-        *concerned.outgoing(settings),
-        *(
-            Outgoing("documents", view.reference(obj, kind="WorkPlacement"), origin)
-            for obj in placements
-            if waits_to_be_let_go(obj)
-        ),
-        Outgoing("works", Reference(cluster=view.cluster, kind="Destination", name="*"), origin),
-    ]
-
-
-def _placed(placements: Iterable[Object]) -> frozenset[str]:
-    """Return the names of the Destinations that have WorkPlacements."""
-    return frozenset(name for obj in placements if (name := destination_of(obj)))
 
 
 def _is_worth_a_look(change: Change) -> bool:
@@ -151,52 +103,130 @@ class _Concerned:
     """What a batch of changes concerns, each with the ids of the messages that say so.
 
     Attributes:
-        placed: names of the Destinations that have WorkPlacements.
+        view: of the Destinations and State Stores that changes are about.
         stores: to be checked, and all their Destinations to be written.
-        destinations: to be decided about, and to be written.
-        followers: Destinations whose State Store's readiness may have changed: to be written only where their own
-            Ready does not agree with it.
+        destinations: to be decided about.
+        followed: State Stores whose Destinations may have to say something else of them, or wait for them.
     """
 
     view: View
-    placed: frozenset[str]
     stores: dict[StoreKey, frozenset[str]] = field(default_factory=dict)
     destinations: dict[Key, frozenset[str]] = field(default_factory=dict)
-    followers: dict[Key, frozenset[str]] = field(default_factory=dict)
+    followed: dict[StoreKey, frozenset[str]] = field(default_factory=dict)
 
-    def outgoing(self, settings: Settings) -> Iterator[Outgoing]:
-        covered: set[Key] = set()
+    @classmethod
+    async def by(cls, changes: Sequence[tuple[str, Change]], name: str, cluster: Cluster, deadline: Deadline) -> Self:
+        """Find out what changes concern, and read it.
+
+        Raises:
+            KubernetesError: it could not be read.
+        """
+        concerned = cls(View(name))
+        secrets: dict[Key, frozenset[str]] = {}
+        for message_id, change in changes:
+            reference = change.reference
+            key = (reference.namespace, reference.name)
+            if reference.kind == "Destination":
+                _add(concerned.destinations, key, message_id)
+            elif reference.kind not in STORE_KINDS:
+                _add(secrets, key, message_id)
+            elif change.echo or change.deleted:
+                _add(concerned.followed, (reference.kind, *key), message_id)
+            else:
+                _add(concerned.stores, (reference.kind, *key), message_id)
+        if secrets:
+            users = (await View.of_stores(name, cluster, deadline)).stores_by_secret()
+            for key, ids in secrets.items():
+                for store in users.get(key, ()):
+                    concerned.stores[store] = concerned.stores.get(store, frozenset()) | ids
+        stores = {*concerned.stores, *concerned.followed}
+        await concerned.view.read(cluster, deadline, concerned.destinations, stores)
+        for store in concerned.followed.keys() & concerned.stores.keys():
+            concerned.stores[store] |= concerned.followed.pop(store)  # its check means all its Destinations
+        return concerned
+
+    async def outgoing(self, cluster: Cluster, deadline: Deadline, settings: Settings) -> list[Outgoing]:
+        """Return what to send.
+
+        Raises:
+            KubernetesError: the Destinations of a State Store could not be read.
+        """
+        found: list[Outgoing] = []
         for store, origin in self.stores.items():
-            if store not in self.view.stores:
-                continue
-            reference = self.view.store_reference(store)
-            yield Outgoing("canary", reference, origin)
-            if any(name in self.placed for _, name in self.view.destinations_of(store)):
-                yield Outgoing("documents", reference, origin)
-            covered.update(self.view.destinations_of(store))
-        for key in {**self.followers, **self.destinations}:
-            decision = decide(key, self.view)
-            if decision is None:
-                continue
-            origin = self.destinations.get(key, frozenset()) | self.followers.get(key, frozenset())
-            write = key in self.destinations or waits_for_its_store(self.view.destinations[key])
-            yield from self._send(key, decision, origin, settings, write=write and key not in covered)
+            if store in self.view.stores:
+                reference = self.view.store_reference(store)
+                found += [Outgoing("canary", reference, origin), Outgoing("documents", reference, origin)]
+        followers, leaving = await self._followers(cluster, deadline)
+        found += [*in_parts("canary", followers), *in_parts("documents", followers), *in_parts("cleanup", leaving)]
+        decisions = {key: decision for key in self.destinations if (decision := decide(key, self.view)) is not None}
+        writable = {key for key, decision in decisions.items() if decision.write is not None}
+        placed = await placed_at({name for _, name in writable}, cluster, deadline)
+        for key, origin in self.destinations.items():
+            decision = decisions.get(key)
+            found += self._of_destination(key, decision, origin, settings, placed=key in writable and key[1] in placed)
+        return found
 
-    def _send(
-        self, key: Key, decision: Decision, origin: frozenset[str], settings: Settings, *, write: bool
+    def _of_destination(
+        self, key: Key, decision: Decision | None, origin: frozenset[str], settings: Settings, *, placed: bool
     ) -> Iterator[Outgoing]:
+        if decision is None:  # others may have waited for its directory
+            (gone,) = look_again(self.view.cluster, [key], "")
+            yield Outgoing("canary", gone, origin)
+            return
+        obj = self.view.destinations[key]
         if decision.cleanup:
             yield Outgoing("cleanup", decision.reference, origin)
-        verdict = decision.verdict
-        obj = self.view.destinations[key]
-        if verdict is not None and verdict.first_seen:
-            yield Outgoing("status", verdict, origin, settings.first_seen_delay_seconds)
-        elif verdict is not None and not says_nothing_new(verdict, obj):
-            yield Outgoing("status", verdict.seeing(obj), origin)
-        if decision.write is not None and write:
-            yield Outgoing("canary", decision.reference, origin)
-            if key[1] in self.placed:
-                yield Outgoing("documents", decision.reference, origin)
+        if decision.verdict is not None and decision.verdict.first_seen:
+            yield Outgoing("status", decision.verdict, origin, settings.first_seen_delay_seconds)
+        is_leaving = bool(obj["metadata"].get("deletionTimestamp")) and decision.verdict is None
+        if is_leaving or self.view.store_key(obj) in self.stores.keys() & self.view.stores.keys():
+            return  # the check of its State Store means it, too
+        yield Outgoing("canary", decision.reference, origin)
+        if placed:
+            yield Outgoing("documents", decision.reference, origin)
+
+    async def _followers(self, cluster: Cluster, deadline: Deadline) -> tuple[_Named, _Named]:
+        """Return the Destinations that say something else than their State Stores, which are followed.
+
+        And those that are being deleted.
+        """
+        found: _Named = []
+        leaving: _Named = []
+        async for key, store in destinations_of(self.followed, self.view, cluster, deadline):
+            decision, obj = decide(key, self.view), self.view.destinations[key]
+            if decision is None or key in self.destinations:
+                continue
+            if decision.write is not None:
+                is_news = waits_for_its_store(obj)
+            else:
+                is_news = decision.verdict is not None and not says_nothing_new(decision.verdict, obj)
+            (again,) = look_again(self.view.cluster, [key], self.view.place(key))
+            if decision.cleanup:
+                leaving.append((again, self.followed[store]))
+            elif is_news:
+                found.append((again, self.followed[store]))
+        return found, leaving
+
+
+async def placed_at(names: Collection[str], cluster: Cluster, deadline: Deadline) -> set[str]:
+    """Return which of some Destinations, by name, have WorkPlacements.
+
+    Raises:
+        KubernetesError: that could not be found out.
+    """
+    ordered = sorted(names)
+    if len(ordered) <= _ASKED_ONE_BY_ONE:
+        calls = [cluster.exists("WorkPlacement", deadline, {DESTINATION_LABEL: name}) for name in ordered]
+        return {name for name, is_placed in zip(ordered, await together(calls), strict=True) if is_placed}
+    found: set[str] = set()
+    for at in range(0, len(ordered), _NAMES_AT_ONCE):
+        chunk = ordered[at : at + _NAMES_AT_ONCE]
+        selector = f"{DESTINATION_LABEL} in ({','.join(chunk)})"
+        async for page in cluster.pages("WorkPlacement", deadline, selector, metadata_only=True):
+            found |= {destination_of(obj) for obj in page}
+            if found.issuperset(chunk):
+                break
+    return found
 
 
 def waits_for_its_store(destination: Object) -> bool:
@@ -205,28 +235,5 @@ def waits_for_its_store(destination: Object) -> bool:
     return any(c.get("reason") in {"StateStoreNotReady", "StateStoreNotFound"} for c in conditions)
 
 
-def _concerned(changes: Sequence[tuple[str, Change]], view: View, placed: frozenset[str]) -> _Concerned:
-    concerned = _Concerned(view, placed)
-
-    def add(to: dict[Key, frozenset[str]], keys: Sequence[Key]) -> None:
-        for key in keys:
-            to[key] = to.get(key, frozenset()) | {message_id}
-
-    for message_id, change in changes:
-        reference = change.reference
-        key = (reference.namespace, reference.name)
-        if reference.kind == "Destination":
-            add(concerned.destinations, [key, *view.rivals(key)])
-        elif reference.kind not in STORE_KINDS:
-            for store in view.stores_of_secret(key):
-                concerned.stores[store] = concerned.stores.get(store, frozenset()) | {message_id}
-        else:
-            store = _store_key(reference)
-            if not change.echo and not change.deleted:
-                concerned.stores[store] = concerned.stores.get(store, frozenset()) | {message_id}
-            add(concerned.followers, view.destinations_of(store))
-    return concerned
-
-
-def _store_key(reference: Reference) -> StoreKey:
-    return reference.kind, reference.namespace, reference.name
+def _add(to: dict[_Key, frozenset[str]], key: _Key, message_id: str) -> None:
+    to[key] = to.get(key, frozenset()) | {message_id}

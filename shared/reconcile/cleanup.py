@@ -7,6 +7,7 @@ time, so the locations that a Destination remembers are cleaned one after the ot
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from shared import conditions, paths
 from shared.deadline import Deadline
@@ -19,17 +20,21 @@ from shared.errors import (
 )
 from shared.kube import Cluster, Key, Object, each, key_of
 from shared.messages import Reference, Verdict
-from shared.plan import Edit, Outcome
+from shared.plan import Edit, Outcome, Written
 from shared.queues import Outgoing
 from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, retry
-from shared.reconcile.by_place import Done, PlaceWork, Snapshots, for_each_place, locate
+from shared.reconcile.by_place import Done, PlaceWork, for_each_place, locate
 from shared.reconcile.connections import Connections
 from shared.reconcile.locations import Location, left_behind, location_annotation, recorded
+from shared.reconcile.ownership import Site, look_again, remembered_stores
 from shared.reconcile.store_batch import StateStores
 from shared.reconcile.view import View
-from shared.resources import CLEANUP_FINALIZER, Destination, StateStore
+from shared.reconcile.waiting import Waiting
+from shared.resources import CLEANUP_FINALIZER, Destination, StateStore, is_label_value
 from shared.settings import Settings
-from shared.works import destination_of
+from shared.works import DESTINATION_LABEL, destination_of
+
+_NAMES_AT_ONCE: Final = 100  # of one selector: 6 KiB of a URL
 
 
 async def clean_up(
@@ -49,16 +54,20 @@ async def clean_up(
     """
 
     async def clean(name: str, share: Mapping[str, Reference], cluster: Cluster) -> Share:
-        snapshots = Snapshots(name, cluster, deadline)
-        work = PlaceWork("cleanup", "cleanup", name, cluster, snapshots)
+        work = PlaceWork.of("cleanup", "cleanup", name, cluster, settings=connections.settings, deadline=deadline)
 
-        async def act(tasks: Tasks, place: str, view: View, within: Deadline) -> Done:
+        async def act(tasks: Tasks, site: Site | None) -> Done:
+            place = "" if site is None else site.place
+            view = await View.of(name, cluster, deadline, [task.key for task in tasks.values()])
+            await view.read(cluster, deadline, stores=remembered_stores(view))
             leaving = _leaving(tasks.values(), place, view)
             outcomes = await _delete_workplacements(leaving, view, cluster, deadline)
-            edits = _edits(leaving, place, view, outcomes)
-            stores = StateStores(cluster, connections, deadline, within)
+            edits = {} if site is None else await _edits(leaving, site, view, outcomes)
+            stores = StateStores(cluster, connections, deadline, deadline if site is None else site.deadline)
             outcomes |= await stores.write_all(edits)
             done = Done(settled=stores.settled)
+            if site is not None:
+                done.outgoing += await _let_go(leaving, outcomes, site)
             for edit_id, one in leaving.items():
                 try:
                     done.outgoing += await one.follow(outcomes.get(edit_id), work, deadline, connections.settings)
@@ -68,7 +77,7 @@ async def clean_up(
                     done.failures.update(dict.fromkeys(one.task.origin, error))
             return done
 
-        places = await locate(fold(share), snapshots)
+        places = await locate(fold(share), work, deadline)
         return await for_each_place(places, act, work, connections, deadline), []
 
     return await for_each_cluster(by_cluster(messages, connections.clusters), clean, connections, deadline)
@@ -98,7 +107,7 @@ class _Leaving:
     current: Location | None = None
     unknown: LandfallError | None = None
 
-    def edit(self, edit_id: str, view: View) -> tuple[StateStore, Edit]:
+    async def edit(self, edit_id: str, view: View, site: Site) -> tuple[StateStore, Edit]:
         """Return the deletion of everything at the location at hand, but for what is another's.
 
         Raises:
@@ -108,7 +117,7 @@ class _Leaving:
         store = None if location is None else location.store(view)
         if location is None or store is None:
             raise StateStoreNotReady("not found", reason="StateStoreNotFound")
-        kept = {other for other in _others(self.destination, store, view) if paths.is_within(other, location.root)}
+        kept = set(await site.others_inside(location.root, self.destination.metadata.uid))
         if self.current is not None and self.current.place == location.place:
             kept |= _own(self.current, location.root, self.destination)
         return store, Edit(
@@ -180,19 +189,40 @@ class _Leaving:
         return Outgoing("status", release, self.task.origin)
 
 
-def _edits(
-    leaving: Mapping[str, _Leaving], place: str, view: View, outcomes: dict[str, Outcome]
+async def _edits(
+    leaving: Mapping[str, _Leaving], site: Site, view: View, outcomes: dict[str, Outcome]
 ) -> dict[str, tuple[StateStore, Edit]]:
     """Return the deletions at a place; what cannot be deleted goes to the outcomes."""
     edits: dict[str, tuple[StateStore, Edit]] = {}
     for edit_id, one in leaving.items():
-        if edit_id in outcomes or one.location is None or one.location.place != place:
+        if edit_id in outcomes or one.location is None or one.location.place != site.place:
             continue
         try:
-            edits[edit_id] = one.edit(edit_id, view)
+            edits[edit_id] = await one.edit(edit_id, view, site)
         except LandfallError as error:
             outcomes[edit_id] = error
     return edits
+
+
+async def _let_go(leaving: Mapping[str, _Leaving], outcomes: Mapping[str, Outcome], site: Site) -> list[Outgoing]:
+    """Give up the claims to directories that are clean; return the messages to those that wait for them.
+
+    Raises:
+        KubernetesError: claims could not be read or written; what is clean is found clean again.
+    """
+    written = (one for edit_id, one in leaving.items() if isinstance(outcomes.get(edit_id), Written))
+    clean = [(one, one.location) for one in written if one.location is not None]
+    if not clean:
+        return []
+    await site.give_up((location.root, one.destination.metadata.uid) for one, location in clean)
+    waiting = await Waiting.read(site.namespace, site.cluster, site.deadline)
+    return [
+        Outgoing("canary", reference, one.task.origin)
+        for one, location in clean
+        for key, wait in waiting.on(one.task.key)
+        if (wait.place, wait.root) == (site.place, location.root)
+        for reference in look_again(site.cluster_name, [key], site.place)
+    ]
 
 
 class _StillHasWorkPlacements(LandfallError):
@@ -269,19 +299,22 @@ async def _delete_workplacements(
     going = {edit_id: one for edit_id, one in leaving.items() if one.destination.metadata.being_deleted}
     if not going:
         return blocked
-    by_destination: dict[Key | None, list[Key]] = {}
-    for obj in await cluster.list_all("WorkPlacement", deadline, metadata_only=True):
-        key = key_of(obj)
-        by_destination.setdefault(view.target(key[0], destination_of(obj)), []).append(key)
-    theirs = {edit_id: by_destination.get(one.task.key, []) for edit_id, one in going.items()}
-    placements = sorted({key for keys in theirs.values() for key in keys})
-    deleted = await each(cluster.delete("WorkPlacement", *key, deadline) for key in placements)
-    refused = {key: why for key, why in zip(placements, deleted, strict=True) if isinstance(why, LandfallError)}
-    for edit_id, keys in theirs.items():
-        why = next((refused[key] for key in keys if key in refused), None)
-        if keys:
-            words = f"{len(keys)} WorkPlacements of it are still being deleted"
-            blocked[edit_id] = why or _StillHasWorkPlacements(words)
+    found: dict[Key | None, int] = {}
+    refused: dict[Key | None, LandfallError] = {}
+    names = sorted({one.destination.name for one in going.values() if is_label_value(one.destination.name)})
+    for at in range(0, len(names), _NAMES_AT_ONCE):
+        selector = f"{DESTINATION_LABEL} in ({','.join(names[at : at + _NAMES_AT_ONCE])})"
+        async for page in cluster.pages("WorkPlacement", deadline, selector, metadata_only=True):
+            deleted = await each(cluster.delete("WorkPlacement", *key_of(obj), deadline) for obj in page)
+            for obj, why in zip(page, deleted, strict=True):
+                key = view.target(key_of(obj)[0], destination_of(obj))
+                found[key] = found.get(key, 0) + 1
+                if isinstance(why, LandfallError):
+                    refused[key] = why
+    for edit_id, one in going.items():
+        if (count := found.get(one.task.key)) is not None:
+            words = f"{count} WorkPlacements of it are still being deleted"
+            blocked[edit_id] = refused.get(one.task.key) or _StillHasWorkPlacements(words)
     return blocked
 
 
@@ -300,18 +333,3 @@ def _own(current: Location, root: str, destination: Destination) -> set[str]:
     raise InvalidObject(
         f"path {root!r} lies inside the Destination's new path: remove by hand what is not wanted there"
     )
-
-
-def _others(destination: Destination, store: StateStore, view: View) -> list[str]:
-    """Return the directories that are other Destinations' in the same place.
-
-    A Destination that was refused for this one's path (PathClash) owns none; where this one is the refused one, the
-    directory is the other's, and nothing in it is deleted.
-    """
-    own_uid = destination.metadata.uid
-    others = [(other, root) for other, root in view.roots(store).values() if other.metadata.uid != own_uid]
-    return [
-        root
-        for other, root in others
-        if (owner := view.owner(store, root)) and owner.metadata.uid == other.metadata.uid
-    ]

@@ -1,9 +1,9 @@
 """What has to happen with a Destination as it is now. Pure: the cluster's objects in, decisions out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from shared import conditions, paths
+from shared import conditions
 from shared.documents import canary_edit
 from shared.errors import InvalidObject, LandfallError, StateStoreNotReady
 from shared.kube import Key, Object
@@ -37,14 +37,16 @@ class Decision:
     Attributes:
         reference: to the Destination as it is now.
         verdict: to be reported now; what a write finds comes later.
-        write: its documents may be brought to its State Store.
+        write: its documents may be brought to its State Store, if it has or gets the claim to its directory.
         cleanup: it is being deleted, and its files have to go first.
+        destination: as it was read; None where it cannot be.
     """
 
     reference: Reference
     verdict: Verdict | None = None
     write: Write | None = None
     cleanup: bool = False
+    destination: Destination | None = None
 
 
 def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | None:
@@ -52,7 +54,7 @@ def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | N
 
     Args:
         key: of the Destination.
-        view: of the cluster. Whose path it is can be decided only with all Destinations in it.
+        view: with it and its State Store.
         checked: State Stores whose readiness is known better than from their status.
     """
     obj = view.destinations.get(key)
@@ -66,15 +68,11 @@ def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | N
     metadata = destination.metadata
     has_finalizer = CLEANUP_FINALIZER in metadata.finalizers
     if metadata.being_deleted and (destination.spec.cleanup == "all" or not has_finalizer):
-        return Decision(reference, cleanup=has_finalizer)
+        return Decision(reference, cleanup=has_finalizer, destination=destination)
     if destination.spec.cleanup == "none" and has_finalizer:
-        return Decision(reference, Verdict(reference=reference, remove_finalizers=(CLEANUP_FINALIZER,)))
-    decision = _decide_write(reference, destination, view, checked or {})
-    if destination.spec.cleanup == "all" and not has_finalizer and decision.write is None:
-        # One that may be written gets it with its first write (`locations.hold`).
-        verdict = decision.verdict or Verdict(reference=reference)
-        return replace(decision, verdict=verdict.model_copy(update={"add_finalizers": (CLEANUP_FINALIZER,)}))
-    return decision
+        turned_off = Verdict(reference=reference, remove_finalizers=(CLEANUP_FINALIZER,))
+        return Decision(reference, turned_off, destination=destination)
+    return _decide_write(reference, destination, view, checked or {})
 
 
 def says_nothing_new(verdict: Verdict, obj: Object) -> bool:
@@ -86,24 +84,25 @@ def says_nothing_new(verdict: Verdict, obj: Object) -> bool:
 
 def _decide_write(reference: Reference, destination: Destination, view: View, checked: Checked) -> Decision:
     ref = destination.spec.state_store_ref
+
+    def refused(verdict: Verdict) -> Decision:
+        return Decision(reference, verdict, destination=destination)
+
     try:
         _check_name(destination)
         store = view.store(destination)
         if store is None:
-            return Decision(reference, conditions.store_not_found(reference, ref))
+            return refused(conditions.store_not_found(reference, ref))
         edit = canary_edit(f"{reference.namespace}/{reference.name}", destination, store)
-        owner = view.owner(store, paths.destination_root(store, destination))
     except (InvalidObject, StateStoreNotReady) as error:
-        return Decision(reference, conditions.destination_failed(reference, ref, error))
-    if owner is not None and owner.metadata.uid != destination.metadata.uid:
-        return Decision(reference, conditions.path_clash(reference, owner))
+        return refused(conditions.destination_failed(reference, ref, error))
     not_ready = _why_not_ready(store, checked)
     if not_ready is not None:
-        return Decision(reference, conditions.destination_failed(reference, ref, not_ready))
+        return refused(conditions.destination_failed(reference, ref, not_ready))
     first_seen = None
     if destination.condition(conditions.READY) is None:
         first_seen = conditions.destination_first_seen(reference)
-    return Decision(reference, first_seen, Write(destination, store, edit))
+    return Decision(reference, first_seen, Write(destination, store, edit), destination=destination)
 
 
 def _check_name(destination: Destination) -> None:

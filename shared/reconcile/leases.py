@@ -15,13 +15,13 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
 from shared.deadline import Deadline
-from shared.errors import KubernetesConflict, KubernetesError, LandfallError
+from shared.errors import KubernetesConflict, KubernetesError, KubernetesUnavailable, LandfallError
 from shared.kube import Cluster, Object
 from shared.observability import logger
 from shared.settings import Settings
@@ -29,6 +29,7 @@ from shared.settings import Settings
 API_VERSION: Final = "coordination.k8s.io/v1"
 WAITING_ANNOTATION: Final = "landfall.kratix.io/waiting"
 STORE_ANNOTATION: Final = "landfall.kratix.io/state-store"
+CLAIMS_ANNOTATION: Final = "landfall.kratix.io/claims"
 
 _KNOWN: Final = 1000  # Leases that a container remembers, so that taking one again needs no read
 _POLL_SECONDS: Final = (0.02, 0.08)  # between two looks at a Lease that another has
@@ -135,6 +136,26 @@ class Leases:
         except LandfallError as error:
             logger.warning("Lease %s was not released, so it runs out: %s", held.lease["metadata"]["name"], error)
 
+    async def annotate(self, held: Held, annotations: Mapping[str, str | None]) -> Held:
+        """Set annotations on a Lease that is held, and return it as it is then.
+
+        Raises:
+            KubernetesError: it could not be written, or has run out and is another's by now.
+        """
+        lease: Object | None = held.lease
+        for _ in range(_RELEASES):
+            if lease is None or lease["spec"].get("holderIdentity") != held.holder:
+                break
+            try:
+                said = await self.cluster.patch(lease, {"metadata": {"annotations": dict(annotations)}}, held.deadline)
+            except KubernetesConflict:  # a function has left its name there
+                lease = await self._get(held.lease["metadata"]["name"], held.deadline)
+            else:
+                if said is not None:
+                    return replace(held, lease={**said, "kind": "Lease"})
+                break
+        raise KubernetesUnavailable(f"Lease {held.lease['metadata']['name']} is another function's by now")
+
     async def _read(self, name: str, store: str, deadline: Deadline) -> Object:
         """Return the Lease; create it if it does not exist."""
         lease = await self._get(name, deadline)
@@ -181,17 +202,21 @@ class Leases:
         now = self.cluster.now()
         ends = Deadline.after(min(self.settings.store_deadline_seconds, deadline.remaining))
         term = math.ceil(self.settings.store_deadline_seconds + self.settings.lease_margin_seconds) + 1
+        transitions = int((lease.get("spec") or {}).get("leaseTransitions") or 0) + 1
         spec = {
             "holderIdentity": holder,
             "leaseDurationSeconds": term,
             "acquireTime": _micro_time(now),
             "renewTime": _micro_time(now),
-            "leaseTransitions": int((lease.get("spec") or {}).get("leaseTransitions") or 0) + 1,
+            "leaseTransitions": transitions,
         }
         waiting = _waiting(lease, now)
         waiting.pop(self.role, None)
+        metadata = _noted(waiting)
+        if shards := claimed_shards(lease):  # each holder vouches for the claims; one that knows none does not
+            metadata["annotations"][CLAIMS_ANNOTATION] = claims_text(lease, shards, transitions)
         try:
-            taken = await self.cluster.patch(lease, {"metadata": _noted(waiting), "spec": spec}, deadline)
+            taken = await self.cluster.patch(lease, {"metadata": metadata, "spec": spec}, deadline)
         except KubernetesConflict:
             return None
         return None if taken is None else Held({**taken, "kind": "Lease"}, ends)
@@ -212,6 +237,32 @@ class Leases:
         self._known[lease["metadata"]["name"]] = {**lease, "kind": "Lease"}
         while len(self._known) > _KNOWN:
             self._known.popitem(last=False)
+
+
+def claimed_shards(lease: Object) -> int:
+    """Return how many shards of claims are complete; 0 where a Lease does not say, or its last holder has not said it.
+
+    That is a copy of another Lease, or one that a version without claims has held since.
+    """
+    text = (lease["metadata"].get("annotations") or {}).get(CLAIMS_ANNOTATION)
+    try:
+        said = json.loads(text or "{}")
+        vouched = (said["lease"], said["transitions"])
+        shards = int(said["shards"])
+    except (ValueError, TypeError, KeyError):
+        return 0
+    return shards if vouched == (lease["metadata"]["uid"], lease["spec"].get("leaseTransitions")) else 0
+
+
+def claims_text(lease: Object, shards: int, transitions: int) -> str:
+    """Return the annotation by which the holder of a Lease says that so many shards of claims are complete.
+
+    Args:
+        lease: that is held.
+        shards: that are complete.
+        transitions: of the Lease with this holder.
+    """
+    return json.dumps({"lease": lease["metadata"]["uid"], "transitions": transitions, "shards": shards})
 
 
 def _waiting(lease: Object, now: datetime) -> dict[str, tuple[datetime, datetime]]:

@@ -19,7 +19,7 @@ from shared.deadline import Deadline
 from shared.errors import InvalidObject, KubernetesConflict, LandfallError
 from shared.kube import Cluster, Key, Object, together
 from shared.reconcile.leases import lease_name
-from shared.reconcile.view import View, store_key
+from shared.reconcile.view import StoreKey, View, store_key
 from shared.resources import CLEANUP_FINALIZER, Destination, StateStore, parse_state_store
 
 LOCATIONS_ANNOTATION: Final = "landfall.kratix.io/locations"
@@ -69,9 +69,14 @@ class Location:
         """The name of the Lease of the State Store as it was then."""
         return _place(self.kind, self.where)
 
+    @property
+    def store_key(self) -> StoreKey:
+        """Which State Store object it is in."""
+        return self.kind, self.namespace, self.name
+
     def store(self, view: View) -> StateStore | None:
         """Return the State Store as it was then, with the credentials of now; None where the object is gone."""
-        obj = view.stores.get((self.kind, self.namespace, self.name))
+        obj = view.stores.get(self.store_key)
         return None if obj is None else _state_store(self.kind, self.where, obj)
 
     def is_elsewhere(self, other: "Location") -> bool:
@@ -124,7 +129,7 @@ def location_annotation(locations: Iterable[Location]) -> dict[str, str]:
 
 
 async def hold(
-    writes: Mapping[Key, tuple[Destination, StateStore]], view: View, cluster: Cluster, deadline: Deadline
+    writes: Mapping[Key, tuple[Destination, StateStore | None]], view: View, cluster: Cluster, deadline: Deadline
 ) -> dict[Key, LandfallError]:
     """See to it that what is going to be written for Destinations is found again, before the first byte.
 
@@ -133,7 +138,7 @@ async def hold(
     only when it is Ready, with no time of the write.
 
     Args:
-        writes: by key, a Destination and its State Store.
+        writes: by key, a Destination and its State Store; None where it is not going to be written.
         view: of the cluster.
         cluster: where they are.
         deadline: of the invocation.
@@ -142,10 +147,10 @@ async def hold(
         Why some must not be written: `KubernetesConflict` where one has changed meanwhile.
     """
 
-    async def one(key: Key, destination: Destination, store: StateStore) -> LandfallError | None:
+    async def one(key: Key, destination: Destination, store: StateStore | None) -> LandfallError | None:
         obj = view.destinations[key]
         try:
-            patch = _hold(obj, destination, Location.of(destination, store))
+            patch = _hold(obj, destination, None if store is None else Location.of(destination, store))
             if patch:
                 patched = await cluster.patch({**obj, "kind": "Destination"}, {"metadata": patch}, deadline)
                 if patched is None:
@@ -159,14 +164,14 @@ async def hold(
     return {key: error for key, error in zip(writes, errors, strict=True) if error is not None}
 
 
-def _hold(obj: Object, destination: Destination, current: Location) -> dict[str, Any]:
+def _hold(obj: Object, destination: Destination, current: Location | None) -> dict[str, Any]:
     """Return what to merge into a Destination's metadata before it is written; empty where nothing is missing."""
     patch: dict[str, Any] = {}
     known, finalizers = recorded(obj), list(obj["metadata"].get("finalizers") or ())
     cleaned_up = destination.spec.cleanup == "all"
     if cleaned_up and CLEANUP_FINALIZER not in finalizers:
         patch["finalizers"] = [*finalizers, CLEANUP_FINALIZER]
-    if current not in (known or ()) and (known or cleaned_up):
+    if current is not None and current not in (known or ()) and (known or cleaned_up):
         patch["annotations"] = location_annotation([*(known or ()), current])
     return patch
 

@@ -1,19 +1,20 @@
 """Bring what goes to Destinations into their State Stores: records are read, edits are made, all is written."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import replace
 
 from shared.documents import Limits
 from shared.errors import LandfallError
 from shared.kube import Key
 from shared.plan import Edit, Outcome
+from shared.reconcile.ownership import Site
 from shared.reconcile.placing import ROOM_BYTES, Target
 from shared.reconcile.store_batch import StateStores
-from shared.reconcile.view import View
 from shared.resources import StateStore
 
 
 async def write_targets(
-    targets: Mapping[Key, Target], view: View, stores: StateStores, limits: Limits
+    targets: Mapping[Key, Target], site: Site, stores: StateStores, limits: Limits
 ) -> dict[Key, Outcome]:
     """Write the WorkPlacements that are wanted: one changeset a State Store, of what fits into memory at once.
 
@@ -22,12 +23,15 @@ async def write_targets(
 
     Args:
         targets: by Destination.
-        view: of the cluster.
+        site: the place that they are at.
         stores: to write to.
         limits: of what a WorkPlacement may bring.
 
     Returns:
         What became of each WorkPlacement that is wanted.
+
+    Raises:
+        KubernetesError: it could not be found out what is another Destination's.
     """
     unreadable = await _read_records(targets, stores)
     outcomes = dict(unreadable)
@@ -36,7 +40,7 @@ async def write_targets(
     written: dict[str, Outcome] = {}
     room = ROOM_BYTES
     readable = [target for target in targets.values() if not target.wanted & unreadable.keys()]
-    for store, edit, keys in _edits(readable, view, limits):
+    async for store, edit, keys in _edits(readable, site, limits):
         size = sum(map(len, edit.files.values()))
         if edits and size > room:
             written |= await stores.write_all(edits)
@@ -49,12 +53,15 @@ async def write_targets(
     return outcomes | {key: written[edit_id] for edit_id, keys in placements.items() for key in keys}
 
 
-def _edits(targets: Collection[Target], view: View, limits: Limits) -> Iterator[tuple[StateStore, Edit, list[Key]]]:
+async def _edits(
+    targets: Collection[Target], site: Site, limits: Limits
+) -> AsyncIterator[tuple[StateStore, Edit, list[Key]]]:
     """Yield each edit when it is asked for, with where it goes and the WorkPlacements that it is for."""
     for target in targets:
-        kept = [root for _, root in view.roots(target.store).values()]
-        for edit, keys in target.edits(limits, kept):
-            yield target.store, edit, keys
+        for edit, keys in target.edits(limits):
+            touched = {*edit.files, *edit.remove, *edit.prune}
+            kept = await site.others_inside(target.root, target.destination.metadata.uid, touched)
+            yield target.store, replace(edit, keep=edit.keep | kept) if kept else edit, keys
 
 
 async def _read_records(targets: Mapping[Key, Target], stores: StateStores) -> dict[Key, Outcome]:

@@ -102,17 +102,14 @@ class Target:
             return []
         return [documents.state_file_path(self.root, self.all[key]) for key in self.wanted & self.all.keys()]
 
-    def edits(self, limits: Limits, kept: Collection[str]) -> Iterator[tuple[Edit, list[Key]]]:
+    def edits(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
         """Yield each edit with the WorkPlacements that it is for; those that are refused go to `refused`.
 
         Args:
             limits: of what a WorkPlacement may bring.
-            kept: other Destinations' directories, which no edit touches.
         """
         make = {"nestedByMetadata": self._nested, "none": self._flat, "aggregatedYAML": self._aggregated}[self.mode]
-        own = frozenset(other for other in kept if other != self.root and paths.is_within(other, self.root))
-        for edit, keys in make(limits):
-            yield (edit, keys) if not own else (_keeping(edit, own), keys)
+        yield from make(limits)
 
     def _nested(self, limits: Limits) -> Iterator[tuple[Edit, list[Key]]]:
         def edit(placement: WorkPlacement, files: Mapping[str, bytes]) -> Edit:
@@ -278,10 +275,6 @@ class Target:
 def limits_of(settings: Any) -> Limits:
     """Return the limits of the settings."""
     return Limits(settings.max_placement_files, settings.max_file_bytes, settings.max_placement_bytes)
-
-
-def _keeping(edit: Edit, kept: frozenset[str]) -> Edit:
-    return replace(edit, keep=edit.keep | kept)
 
 
 def _id(key: Key) -> str:

@@ -9,7 +9,6 @@ from aws_lambda_powertools.metrics import MetricUnit
 from shared import conditions
 from shared.messages import Verdict
 from shared.observability import count_in_cluster, logger, measure
-from shared.reconcile.view import View
 from shared.resources import STORE_KINDS
 
 # The condition whose True says that a kind's documents, or its schedule, are as the object's generation asks for.
@@ -25,32 +24,53 @@ _FAILING: Final = "Failing"
 _FIRST_FALSE_SECONDS: Final = 300
 
 
-def count_unready(view: View, placements: Collection[Mapping[str, Any]], seconds: int) -> None:
-    """Record how many objects a cluster has that have not been Ready for longer than a write takes.
+class Unready:
+    """Counts how many objects a cluster has that have not been Ready for longer than a write takes.
 
     WorkPlacements are judged by the column Status of their list: their conditions would come with all documents. Since
     when one fails is the time of the last change of its status, so that one whose message keeps changing counts late.
-
-    Args:
-        view: Destinations and State Stores.
-        placements: WorkPlacements with their cells, as `Cluster.list_all` returns them with `columns`.
-        seconds: that an object may take to become Ready.
     """
-    before = datetime.now(UTC) - timedelta(seconds=seconds)
-    counts = {
-        "Destinations": len(view.destinations),
-        "DestinationsNotReady": sum(_is_unready_since(obj, before) for obj in view.destinations.values()),
-        "StateStoresNotReady": sum(_is_unready_since(obj, before) for obj in view.stores.values()),
-    }
-    if all(_STATUS_COLUMN in obj["cells"] for obj in placements):
-        counts["WorkPlacementsFailing"] = sum(_fails_since(obj, before) for obj in placements)
-    else:
-        logger.warning(
-            "cluster %s: the CustomResourceDefinition of WorkPlacements has no column Status, so nobody counts those"
-            " that fail: update Kratix, or apply infra/kubernetes/crds/",
-            view.cluster,
+
+    def __init__(self, cluster: str, seconds: int) -> None:
+        """Begin.
+
+        Args:
+            cluster: its name.
+            seconds: that an object may take to become Ready.
+        """
+        self._cluster = cluster
+        self._before = datetime.now(UTC) - timedelta(seconds=seconds)
+        self._counts = dict.fromkeys(
+            ("Destinations", "DestinationsNotReady", "StateStoresNotReady", "WorkPlacementsFailing"), 0
         )
-    count_in_cluster(view.cluster, counts)
+        self._has_column = True
+
+    def destinations(self, objects: Collection[Mapping[str, Any]]) -> None:
+        """Count Destinations."""
+        self._counts["Destinations"] += len(objects)
+        self._counts["DestinationsNotReady"] += sum(_is_unready_since(obj, self._before) for obj in objects)
+
+    def state_stores(self, objects: Collection[Mapping[str, Any]]) -> None:
+        """Count State Stores."""
+        self._counts["StateStoresNotReady"] += sum(_is_unready_since(obj, self._before) for obj in objects)
+
+    def placements(self, objects: Collection[Mapping[str, Any]]) -> None:
+        """Count WorkPlacements with their cells, as `Cluster.pages` yields them with `columns`."""
+        self._has_column = self._has_column and all(_STATUS_COLUMN in obj["cells"] for obj in objects)
+        if self._has_column:
+            self._counts["WorkPlacementsFailing"] += sum(_fails_since(obj, self._before) for obj in objects)
+
+    def record(self) -> None:
+        """Record the metrics."""
+        counts = dict(self._counts)
+        if not self._has_column:
+            del counts["WorkPlacementsFailing"]
+            logger.warning(
+                "cluster %s: the CustomResourceDefinition of WorkPlacements has no column Status, so nobody counts"
+                " those that fail: update Kratix, or apply infra/kubernetes/crds/",
+                self._cluster,
+            )
+        count_in_cluster(self._cluster, counts)
 
 
 def measure_ready(verdict: Verdict, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -16,7 +16,6 @@ from shared.reconcile.connections import Connections
 from shared.reconcile.readiness import measure_ready
 from shared.resources import CLEANUP_FINALIZER
 
-_GET_AT_MOST = 100  # WorkPlacements one by one; a list of them brings all documents
 _DECIDED_AGAIN_SECONDS = 2  # later, so that a State Store that fails every other time is not asked without pause
 _ATTEMPTS = 5  # at an object that others keep changing; then the queue delivers the verdict again
 
@@ -189,8 +188,7 @@ async def _report_share(share: Mapping[str, Verdict], cluster: Cluster, deadline
     for kind, by_key in groups.items():
         try:
             seen = {key: obj for key, verdicts in by_key.items() if (obj := _seen(kind, verdicts.values())) is not None}
-            few = _GET_AT_MOST if kind == "WorkPlacement" else None
-            objects = seen | await cluster.read_many(kind, by_key.keys() - seen.keys(), deadline, list_above=few)
+            objects = seen | await cluster.read_many(kind, by_key.keys() - seen.keys(), deadline)
         except LandfallError as error:
             failures.update({message_id: error for verdicts in by_key.values() for message_id in verdicts})
             continue

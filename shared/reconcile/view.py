@@ -1,8 +1,8 @@
-"""What the cluster says now about the Destinations of a batch: read again, never taken from a message."""
+"""What the cluster says now about the objects that a batch concerns: read again, never taken from a message."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Self
 
 from shared import paths
@@ -18,53 +18,121 @@ StoreKey = tuple[str, str, str]  # kind, namespace, name
 
 @dataclass
 class View:
-    """Destinations and State Stores as the API server has them.
+    """Some Destinations and their State Stores as the API server has them.
 
     Attributes:
         cluster: the name that messages carry.
         destinations: by namespace and name.
         stores: by kind, namespace and name.
+        namespaced: the kinds of State Stores that have a namespace; on older clusters.
     """
 
     cluster: str
     destinations: dict[Key, Object] = field(default_factory=dict)
     stores: dict[StoreKey, Object] = field(default_factory=dict)
+    namespaced: frozenset[str] = frozenset()
+    _where: dict[Key, tuple[Object, tuple[str, str]]] = field(default_factory=dict, repr=False, compare=False)
+    _parsed: dict[StoreKey, tuple[Object, StateStore]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    async def of_all(cls, name: str, cluster: Cluster, deadline: Deadline) -> Self:
-        """List every Destination and every State Store.
+    async def of(
+        cls,
+        name: str,
+        cluster: Cluster,
+        deadline: Deadline,
+        destinations: Collection[Key] = (),
+        stores: Collection[StoreKey] = (),
+    ) -> Self:
+        """Read Destinations with their State Stores, and further State Stores, by name.
 
         Raises:
-            KubernetesError: a list could not be had.
+            KubernetesError: they could not be read.
         """
-        kinds = ("Destination", *STORE_KINDS)
-        destinations, *stores = await together(cluster.list_all(kind, deadline) for kind in kinds)
-        return cls(
-            name,
-            {key_of(obj): obj for obj in destinations},
-            {(obj["kind"], *key_of(obj)): obj for objects in stores for obj in objects},
-        )
+        view = cls(name)
+        await view.read(cluster, deadline, destinations, stores)
+        return view
+
+    @classmethod
+    async def of_stores(cls, name: str, cluster: Cluster, deadline: Deadline) -> Self:
+        """Read all State Stores, for work that goes over all Destinations page by page.
+
+        Raises:
+            KubernetesError: they could not be read.
+        """
+        view = cls(name, namespaced=await _namespaced(cluster, deadline))
+        for kind in STORE_KINDS:
+            async for page in cluster.pages(kind, deadline):
+                view.stores |= {(kind, *key_of(obj)): obj for obj in page}
+        return view
+
+    async def read(
+        self,
+        cluster: Cluster,
+        deadline: Deadline,
+        destinations: Collection[Key] = (),
+        stores: Collection[StoreKey] = (),
+    ) -> None:
+        """Read Destinations as they are now, and what is not known yet of their State Stores and of further ones.
+
+        Raises:
+            KubernetesError: they could not be read.
+        """
+        found = await cluster.read_many("Destination", destinations, deadline)
+        for key in destinations:
+            self.destinations.pop(key, None)
+        self.destinations |= found
+        if any(namespace for namespace, _ in found) and not self.namespaced:
+            self.namespaced = await _namespaced(cluster, deadline)
+        wanted = {*stores, *(self.store_key(obj) for obj in found.values())} - self.stores.keys()
+        by_kind = {kind: {(at, name) for of, at, name in wanted if of == kind} for kind in STORE_KINDS}
+        read = await together(cluster.read_many(kind, keys, deadline) for kind, keys in by_kind.items() if keys)
+        kinds = [kind for kind, keys in by_kind.items() if keys]
+        for kind, objects in zip(kinds, read, strict=True):
+            self.stores |= {(kind, *key): {**obj, "kind": kind} for key, obj in objects.items()}
+
+    def forget(self, key: Key) -> None:
+        """Let go of a Destination, where all are looked at one by one."""
+        self.destinations.pop(key, None)
+        self._where.pop(key, None)
+
+    def store_key(self, obj: Object) -> StoreKey:
+        """Return which State Store object a Destination refers to, which may not exist.
+
+        A State Store that has a namespace is one of the Destination's, on older clusters (docs/contract.md#objects).
+        """
+        ref = (obj.get("spec") or {}).get("stateStoreRef") or {}
+        kind = str(ref.get("kind"))
+        return kind, key_of(obj)[0] if kind in self.namespaced else "", str(ref.get("name"))
 
     def store(self, destination: Destination) -> StateStore | None:
         """Return a Destination's State Store, or None where it does not exist.
-
-        A namespaced Destination's store is looked for in its namespace first (docs/contract.md#objects).
 
         Raises:
             StateStoreNotReady: the store exists, but cannot be read as one.
         """
         ref = destination.spec.state_store_ref
-        for namespace in (destination.metadata.namespace, ""):
-            if (obj := self.stores.get((ref.kind, namespace, ref.name))) is not None:
-                try:
-                    return parse_state_store(obj)
-                except InvalidObject as error:
-                    raise StateStoreNotReady(str(error)) from None
-        return None
+        namespace = destination.metadata.namespace if ref.kind in self.namespaced else ""
+        key = (ref.kind, namespace, ref.name)
+        obj, (known, parsed) = self.stores.get(key), self._parsed.get(key, (None, None))
+        if obj is None:
+            return None
+        if known is not obj:  # many Destinations have the same
+            try:
+                parsed = parse_state_store(obj)
+            except InvalidObject as error:
+                raise StateStoreNotReady(str(error)) from None
+            self._parsed[key] = obj, parsed
+        return parsed
 
-    def destinations_of(self, key: StoreKey) -> list[Key]:
-        """Return the Destinations that refer to a State Store object, which may be gone."""
-        return self._by_store.get(key, [])
+    def stores_by_secret(self) -> dict[Key, list[StoreKey]]:
+        """Return the State Stores that use each Secret."""
+        found: dict[Key, list[StoreKey]] = {}
+        for key, obj in self.stores.items():
+            with suppress(InvalidObject):
+                secret = secret_key(parse_state_store(obj))
+                if secret is not None:
+                    found.setdefault(secret, []).append(key)
+        return found
 
     def target(self, namespace: str, name: str) -> Key | None:
         """Return the Destination that a WorkPlacement of a namespace names, or None where there is none.
@@ -72,18 +140,6 @@ class View:
         On older clusters, where Destinations are namespaced, it is one of the WorkPlacement's own namespace.
         """
         return next((key for key in ((namespace, name), ("", name)) if key in self.destinations), None)
-
-    def stores_of_secret(self, key: Key) -> list[StoreKey]:
-        """Return the State Store objects that use a Secret."""
-        return self._by_secret.get(key, [])
-
-    def rivals(self, key: Key) -> list[Key]:
-        """Return the Destinations whose verdict may hang on another one's path: those that wait for one.
-
-        A Destination that takes its path over from a younger one makes that one a rival, too.
-        """
-        root = self._roots.get(key)
-        return [*self._waiting, *(other for other in self._by_root.get(root, ()) if other != key)]
 
     def reference(self, obj: Mapping[str, Any], *, kind: str = "Destination", attempt: int = 0) -> Reference:
         """Return a reference to an object as it is now, a Destination's with its place."""
@@ -98,8 +154,25 @@ class View:
 
     def place(self, key: Key) -> str:
         """Return the Lease of a Destination's State Store; empty where it has none that can be written to."""
-        root = self._roots.get(key)
-        return "" if root is None else lease_name(root[0])
+        where = self.where(key)
+        return "" if where is None else where[0]
+
+    def where(self, key: Key) -> tuple[str, str] | None:
+        """Return a Destination's place and directory; None where it is gone, or cannot be read, or has none."""
+        obj, (known, where) = self.destinations.get(key), self._where.get(key, (None, None))
+        if obj is None:
+            return None
+        if known is obj:  # asked several times for each Destination
+            return where
+        try:
+            destination = Destination.parse(obj)
+            store = self.store(destination)
+            where = None if store is None else (place_of(store), paths.destination_root(store, destination))
+        except (InvalidObject, StateStoreNotReady):
+            where = None
+        if where is not None:
+            self._where[key] = obj, where
+        return where
 
     def store_place(self, key: StoreKey) -> str:
         """Return a State Store's Lease; empty where it is gone or cannot be read."""
@@ -111,89 +184,38 @@ class View:
         except InvalidObject:
             return ""
 
-    def roots(self, store: StateStore) -> dict[Key, tuple[Destination, str]]:
-        """Return the Destinations of one place to write to, each with its directory there.
 
-        Several State Store objects may be one place (two spellings of a repository or an endpoint). Destinations that
-        cannot be read are left out; they own no directory.
-        """
-        return self._places.get(store.identity, {})
+async def destinations_of(
+    stores: Collection[StoreKey], view: View, cluster: Cluster, deadline: Deadline
+) -> AsyncIterator[tuple[Key, StoreKey]]:
+    """Yield the Destinations that refer to State Stores, which may be gone; all Destinations are read, page by page.
 
-    def owner(self, store: StateStore, root: str) -> Destination | None:
-        """Return the oldest Destination whose directory that is in that place."""
-        return self._owners.get((store.identity, root))
+    Args:
+        stores: the State Stores.
+        view: it has a Destination while that one is yielded.
+        cluster: where they are.
+        deadline: of the calls.
 
-    @cached_property
-    def _places(self) -> dict[str, dict[Key, tuple[Destination, str]]]:
-        places: dict[str, dict[Key, tuple[Destination, str]]] = {}
-        for key, obj in self.destinations.items():
-            try:
-                destination = Destination.parse(obj)
-                store = self.store(destination)
-                if store is not None:
-                    own = (destination, paths.destination_root(store, destination))
-                    places.setdefault(store.identity, {})[key] = own
-            except (InvalidObject, StateStoreNotReady):
-                continue
-        return places
-
-    @cached_property
-    def _roots(self) -> dict[Key, tuple[str, str]]:
-        return {key: (identity, root) for identity, place in self._places.items() for key, (_, root) in place.items()}
-
-    @cached_property
-    def _by_root(self) -> dict[tuple[str, str] | None, list[Key]]:
-        found: dict[tuple[str, str] | None, list[Key]] = {}
-        for key, root in self._roots.items():
-            found.setdefault(root, []).append(key)
-        return found
-
-    @cached_property
-    def _waiting(self) -> list[Key]:
-        return [
-            key
-            for key, obj in self.destinations.items()
-            if any(c.get("reason") == "PathClash" for c in (obj.get("status") or {}).get("conditions") or ())
-        ]
-
-    @cached_property
-    def _by_store(self) -> dict[StoreKey, list[Key]]:
-        found: dict[StoreKey, list[Key]] = {}
-        for key, obj in self.destinations.items():
-            ref = (obj.get("spec") or {}).get("stateStoreRef") or {}
-            for namespace in dict.fromkeys((key[0], "")):
-                store = (str(ref.get("kind")), namespace, str(ref.get("name")))
-                found.setdefault(store, []).append(key)  # one that is gone has those that looked for it there, too
-                if store in self.stores:
-                    break
-        return found
-
-    @cached_property
-    def _by_secret(self) -> dict[Key, list[StoreKey]]:
-        found: dict[Key, list[StoreKey]] = {}
-        for key, obj in self.stores.items():
-            try:
-                secret = secret_key(parse_state_store(obj))
-            except InvalidObject:
-                continue
-            if secret is not None:
-                found.setdefault(secret, []).append(key)
-        return found
-
-    @cached_property
-    def _owners(self) -> dict[tuple[str, str], Destination]:
-        owners: dict[tuple[str, str], Destination] = {}
-        for identity, place in self._places.items():
-            for destination, root in place.values():
-                owner = owners.setdefault((identity, root), destination)
-                if _age(destination) < _age(owner):
-                    owners[identity, root] = destination
-        return owners
+    Raises:
+        KubernetesError: they could not be read.
+    """
+    if not stores:
+        return
+    view.namespaced = await _namespaced(cluster, deadline)
+    async for page in cluster.pages("Destination", deadline):
+        for obj in page:
+            key, store = key_of(obj), view.store_key(obj)
+            if store in stores:
+                known = view.destinations.get(key)
+                view.destinations[key] = obj
+                yield key, store
+                view.forget(key)
+                if known is not None:
+                    view.destinations[key] = known
 
 
-def _age(destination: Destination) -> tuple[float, str, str]:
-    created = destination.metadata.creation_timestamp
-    return (created.timestamp() if created else 0.0, destination.metadata.namespace, destination.name)
+async def _namespaced(cluster: Cluster, deadline: Deadline) -> frozenset[str]:
+    return frozenset([kind for kind in STORE_KINDS if await cluster.is_namespaced(kind, deadline)])
 
 
 def place_of(store: StateStore) -> str:

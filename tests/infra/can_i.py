@@ -24,7 +24,10 @@ OTHERS = {
     "platform.kratix.io": ("promises",),
     "coordination.k8s.io": ("leases",),
 }
-NAMESPACES = {"leases": "landfall"}  # in which one is asked about, where that is not `default`
+NAMESPACES = {
+    "leases": "landfall",
+    "configmaps": "landfall",
+}  # in which one is asked about, where that is not `default`
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 MORE_VERBS = {"clusterroles": ("bind", "escalate"), "serviceaccounts/token": ()}
 IMPERSONATED = (("", "users"), ("", "groups"), ("", "serviceaccounts"))
@@ -40,6 +43,9 @@ def apply(api: KubernetesApi) -> None:
             namespace = obj["metadata"].get("namespace")
             scope = f"/namespaces/{namespace}" if namespace else ""
             answer = api.request("POST", f"/apis/rbac.authorization.k8s.io/v1{scope}/{obj['kind'].lower()}s", obj)
+            assert answer.status in {201, 409}, answer
+        elif obj["kind"] == "FlowSchema":
+            answer = api.request("POST", f"/apis/{obj['apiVersion']}/flowschemas", obj)
             assert answer.status in {201, 409}, answer
         elif obj["kind"] == "Namespace":
             answer = api.request("POST", "/api/v1/namespaces", obj)

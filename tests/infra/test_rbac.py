@@ -10,16 +10,24 @@ from infra.deployment.tables import table_in
 from infra.local.template import _Loader as template_loader
 from tests.infra import can_i
 from tests.servers.kubernetes import KubernetesApi
+from tests.servers.process import wait_until
 
 ENTRY = "AWS::EKS::AccessEntry"
 LISTED = {"destinations": "list", "bucketstatestores": "list", "gitstatestores": "list"}
-WRITER = {**LISTED, "destinations": "list patch", "secrets": "get", "leases": "get create patch"}
+READ = dict.fromkeys(LISTED, "get list")
+WRITER = {
+    **READ,
+    "destinations": "get list patch",
+    "secrets": "get",
+    "leases": "get create patch",
+    "configmaps": "get create patch",
+}
 ALL = ("destinations", "bucketstatestores", "gitstatestores", "works", "workplacements")
 
 # Everything that is allowed; what is not here must be refused.
 ALLOWED = {
-    "on-destination-change": {**LISTED, "workplacements": "list"},
-    "resync": {**LISTED, "workplacements": "list"},
+    "on-destination-change": {**READ, "workplacements": "list"},
+    "resync": {**LISTED, "workplacements": "list", "configmaps": "get list"},
     "write-canary": WRITER,
     "on-work-change": {
         "destinations": "get list",
@@ -75,6 +83,23 @@ def test_the_table_has_a_row_a_resource_and_says_where_nothing_is_allowed(found:
 def test_the_security_page_has_this_very_table(found: can_i.Matrix) -> None:
     page = Path("docs/security.md").read_text()
     assert table_in(page, "rbac") == can_i.table(found), "run: make tables"
+
+
+def test_functions_share_the_api_servers_seats_with_service_accounts(
+    kubernetes_api: KubernetesApi, found: can_i.Matrix
+) -> None:
+    schema = kubernetes_api.call("GET", "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/landfall")
+    level = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations/workload-low"
+    wanted = schema["metadata"]["uid"], kubernetes_api.call("GET", level)["metadata"]["uid"]
+
+    def classified(group: str) -> tuple[str, str]:
+        headers = kubernetes_api.request("GET", "/api", group=group).headers
+        return headers["x-kubernetes-pf-flowschema-uid"], headers["x-kubernetes-pf-prioritylevel-uid"]
+
+    functions = sorted(path.parent.name for path in Path("functions").glob("*/*.py"))
+    wait_until("the FlowSchema in force", lambda: classified(f"landfall:{functions[0]}") == wanted, timeout=30)
+    assert {name: classified(f"landfall:{name}") for name in functions} == dict.fromkeys(functions, wanted)
+    assert classified("others") != wanted
 
 
 def test_each_functions_role_has_its_own_group_in_an_eks_cluster() -> None:

@@ -72,12 +72,13 @@ Fault = Callable[[Asked, Forward], Awaitable[Answer | None]]
 class KubernetesProxy:
     """A running proxy.
 
-    `fault`, while it is set, is asked about every request: it answers itself, or returns None for the real answer; it
-    may call what it is given to let the real server act first.
+    `bytes_read` is the size of all answers' bodies. `fault`, while it is set, is asked about every request: it answers
+    itself, or returns None for the real answer; it may call what it is given to let the real server act first.
     """
 
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
+    bytes_read: int = 0
     fault: Fault | None = None
 
     @property
@@ -88,6 +89,7 @@ class KubernetesProxy:
     def reset(self) -> None:
         """Forget what was asked, and be transparent."""
         self.asked.clear()
+        self.bytes_read = 0
         self.fault = None
 
     def fail(self, verb: str, resource: str, name: str = "", *answers: Answer) -> list[Answer]:
@@ -131,6 +133,7 @@ async def kubernetes_proxy(api: KubernetesApi) -> AsyncIterator[KubernetesProxy]
 
         answer = None if proxy.fault is None else await proxy.fault(asked, forward)
         answer = answer or await forward()
+        proxy.bytes_read += len(answer.body)
         if answer.cut:
             assert request.transport is not None
             request.transport.abort()

@@ -1,15 +1,20 @@
-"""An API server with more documents than a function has memory, and on-work-change as a process that is measured.
+"""API servers with more objects than a function has memory for, and functions as processes that are measured.
 
-A real one would need gigabytes of etcd for it. `python -m tests.integration.large_lists serve <count> <KiB>` prints its
-port; `… place <port> <seconds>` prints the peak of its memory in MiB and the number of verdicts.
+Real ones would need gigabytes of etcd for it. `python -m tests.integration.large_lists serve <count> <KiB>` prints the
+port of one with Works and WorkPlacements of that size; `… place <port> <seconds>` has on-work-change look at them, and
+prints the peak of its memory in MiB, the number of verdicts and of failures. `… fleet <count> <count>` has Destinations
+and WorkPlacements; `… resync <port> <seconds>` prints the peak, the number of messages, the bytes of the largest one,
+and the number of failures.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
 import tempfile
 from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +75,87 @@ def serve(count: int, kib: int) -> web.Application:
     return application
 
 
+def fleet(destinations: int, placements: int) -> web.Application:
+    """Return an API server with Destinations of ten State Stores, Ready, and WorkPlacements at them."""
+    ready = [{"type": "Ready", "status": "True", "reason": "R", "message": "m" * 40, "observedGeneration": 1}]
+
+    def destination(number: int) -> dict[str, Any]:
+        named: dict[str, Any] = {"name": f"worker-{number}", "uid": f"d{number}", "generation": 1}
+        named["creationTimestamp"] = "2026-01-01T00:00:00Z"
+        annotations = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 300}
+        ref = {"kind": "BucketStateStore", "name": f"store-{number % 10}"}
+        spec = {"path": f"fleet/worker-{number}", "cleanup": "none", "stateStoreRef": ref}
+        return {"metadata": named | {"annotations": annotations}, "spec": spec, "status": {"conditions": ready}}
+
+    def store(number: int) -> dict[str, Any]:
+        spec = {"endpoint": "s3.example.com", "bucketName": f"b{number}", "authMethod": "IAM"}
+        created = {"uid": f"s{number}", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+        return {"metadata": {"name": f"store-{number}", **created}, "spec": spec}
+
+    def row(number: int) -> dict[str, Any]:
+        labels = {"kratix.io/targetDestinationName": f"worker-{number % destinations}", "kratix.io/work": "w"}
+        named = {"name": f"w{number}", "namespace": "default", "uid": f"w{number}", "labels": labels}
+        created = {"creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["finalizers.workplacement.kratix.io/x"]}
+        return {"cells": [f"w{number}", "Ready"], "object": {"metadata": named | created}}
+
+    kinds: dict[str, tuple[str, int, Callable[[int], dict[str, Any]]]] = {
+        "destinations": ("Destination", destinations, destination),
+        "bucketstatestores": ("BucketStateStore", 10, store),
+        "gitstatestores": ("GitStateStore", 0, store),
+        "workplacements": ("WorkPlacement", placements, row),
+        "configmaps": ("ConfigMap", 0, store),
+    }
+
+    async def listed(request: web.Request) -> web.Response:
+        plural = request.path.rpartition("/")[2]
+        if plural == "v1alpha1":
+            return web.json_response({"kind": "APIResourceList", "apiVersion": "v1", "resources": []})
+        if plural not in kinds:
+            missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+            return web.json_response(missing, status=404)
+        kind, count, make = kinds[plural]
+        first, limit = int(request.query.get("continue") or 0), int(request.query.get("limit") or 10**9)
+        last = min(count, first + limit)
+        objects = [make(number) for number in range(first, last)]
+        metadata = {"resourceVersion": "1", "continue": str(last) if last < count else ""}
+        named = {"apiVersion": "v1" if kind == "ConfigMap" else API_VERSION, "kind": f"{kind}List", "items": objects}
+        if "as=Table" in request.headers.get("Accept", ""):
+            columns = [{"name": "Name", "type": "string"}, {"name": "Status", "type": "string"}]
+            named = {"apiVersion": "meta.k8s.io/v1", "kind": "Table", "columnDefinitions": columns, "rows": objects}
+        return web.json_response({**named, "metadata": metadata})
+
+    application = web.Application()
+    application.router.add_get("/{tail:.*}", listed)
+    return application
+
+
+async def resynced(port: int, seconds: float) -> tuple[int, int, int]:
+    """Let resync look at everything; return its messages, the bytes of the largest, and what comes back."""
+    from shared.deadline import Deadline
+    from shared.reconcile.resync import resync
+
+    async with _connected(port) as (connections, sent):
+        failures = await resync({"m": {}}, connections, Deadline.after(seconds))
+        sizes = [len(item.message.encode()) for item in sent.messages]
+        return len(sizes), max(sizes, default=0), len(failures)
+
+
 async def place(port: int, seconds: float) -> tuple[int, int]:
     """Let on-work-change look at all Works; return its verdicts and what comes back."""
     from shared.deadline import Deadline
     from shared.messages import Reference
-    from shared.reconcile.connections import Connections
     from shared.reconcile.works import place_works
+
+    async with _connected(port) as (connections, sent):
+        everything = {"m": Reference(kind="Destination", name="*")}
+        failures = await place_works(everything, connections, Deadline.after(seconds))
+        return len(sent.messages), len(failures)
+
+
+@contextlib.asynccontextmanager
+async def _connected(port: int) -> AsyncIterator[tuple[Any, Any]]:
+    """Open a function's connections to an API server, with queues that keep what is sent."""
+    from shared.reconcile.connections import Connections
     from shared.settings import Settings
     from tests.integration.by_hand import Sent
 
@@ -94,13 +174,11 @@ async def place(port: int, seconds: float) -> tuple[int, int]:
             Settings(kubeconfig=Path(kubeconfig.name), kubernetes_timeout_seconds=60)
         ) as connections:
             connections.queues = sent = Sent(connections.settings)
-            everything = {"m": Reference(kind="Destination", name="*")}
-            failures = await place_works(everything, connections, Deadline.after(seconds))
-            return len(sent.messages), len(failures)
+            yield connections, sent
 
 
-async def _serve(count: int, kib: int) -> None:
-    runner = web.AppRunner(serve(count, kib), access_log=None)
+async def _serve(application: web.Application) -> None:
+    runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     print(runner.addresses[0][1], flush=True)
@@ -108,8 +186,12 @@ async def _serve(count: int, kib: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        asyncio.run(_serve(int(sys.argv[2]), int(sys.argv[3])))
+    if sys.argv[1] in {"serve", "fleet"}:
+        made = {"serve": serve, "fleet": fleet}[sys.argv[1]]
+        asyncio.run(_serve(made(int(sys.argv[2]), int(sys.argv[3]))))
+    elif sys.argv[1] == "resync":
+        found = asyncio.run(resynced(int(sys.argv[2]), float(sys.argv[3])))
+        print(peak_mebibytes(), *found)
     else:
         verdicts, failures = asyncio.run(place(int(sys.argv[2]), float(sys.argv[3])))
         print(peak_mebibytes(), verdicts, failures)

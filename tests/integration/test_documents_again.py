@@ -168,10 +168,31 @@ async def test_what_a_store_that_is_away_failed_is_tried_again_in_every_mode(del
     delivery.place("a", b"1")
     delivery.store.failure = StoreUnavailable("out of order")
     sent = await delivery.write("a")
-    assert words(sent) == [("documents", "default", "attempt 1"), ("status", "a", "False")]
+    assert words(sent) == [("documents", "a", "attempt 1"), ("status", "a", "False")]
     delivery.store.failure = None
     await delivery.report(sent)
     assert words(await delivery.write("default", kind="BucketStateStore")) == [("status", "a", "True")]
+
+
+async def test_what_a_store_failed_together_is_tried_again_by_one_message_and_no_more_often_than_one(
+    delivery: Delivery,
+) -> None:
+    delivery.platform.destination("worker-1", "bucket/default")
+    names = [f"w{number}" for number in range(6)]
+    for name in names:
+        delivery.place(name, b"1")
+    delivery.store.failure = StoreUnavailable("out of order")
+    message = Reference(kind="Destination", name="worker-1")
+    for attempt in (1, 2, 3):
+        delivery.queues.messages = []
+        assert await write_documents({"m": message}, delivery.connections, Deadline.after(60)) == {}
+        (message,) = [item.message for item in delivery.queues.messages if isinstance(item.message, Reference)]
+        assert sorted(each.name for each in message.each()) == names
+        assert message.attempt == attempt
+    delivery.store.failure = None
+    delivery.queues.messages = []
+    assert await write_documents({"m": message}, delivery.connections, Deadline.after(60)) == {}
+    assert words(delivery.queues.messages) == [("status", name, "True") for name in names]
 
 
 async def test_the_version_is_of_what_is_written_now_though_a_verdict_was_lost_or_nothing_had_to_be_written(

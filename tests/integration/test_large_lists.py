@@ -41,22 +41,37 @@ async def test_all_works_of_20000_destinations_with_100000_workplacements_fit_in
     assert mib < FLEET_MIB
 
 
+async def test_a_resync_of_20_000_destinations_and_100_000_workplacements_needs_a_part_of_its_memory() -> None:
+    serving = ("tests.integration.large_lists", "fleet", "20000", "100000")
+    mib, messages, largest, failures = await measured(*serving, function="resync")
+    assert failures == 0
+    # 250 Destinations of a State Store a message, for two queues; ten State Stores, and the Works.
+    assert messages == 2 * 20_000 // 250 + 10 + 1
+    assert largest < 256 * 1024, "SQS takes no more"
+    assert mib < MOST_MIB
+
+
 async def placed(*serving: str) -> tuple[int, int, int]:
     """Let on-work-change look at all Works of a server; return the peak of its memory in MiB, and what it says."""
+    mib, verdicts, failures = await measured(*serving, function="place")
+    return mib, verdicts, failures
+
+
+async def measured(*serving: str, function: str) -> list[int]:
+    """Run a function as a process of its own at an API server of such a module; return what it prints."""
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *serving, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     try:
         assert server.stdout is not None
         port = (await server.stdout.readline()).decode().strip()
-        place = [sys.executable, "-m", "tests.integration.large_lists", "place", port, "240"]
-        child = await asyncio.create_subprocess_exec(*place, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+        run = [sys.executable, "-m", "tests.integration.large_lists", function, port, "240"]
+        child = await asyncio.create_subprocess_exec(*run, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
         said, _ = await child.communicate()
     finally:
         server.terminate()
         await server.wait()
-    mib, verdicts, failures = map(int, said.decode().split("\n")[-2].split())
-    return mib, verdicts, failures
+    return [int(number) for number in said.decode().split("\n")[-2].split()]
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -35,12 +35,23 @@ FUNCTIONS = (
     "resync",
 )
 # What an audit log cannot show, or what only a lost race asks for.
-_CREATED_ONCE = {"leases": {"create"}}  # by whichever function comes first to a State Store
+_CREATED_ONCE = {  # by whichever function comes first to a State Store: its Lease, and the claims of all Destinations
+    "leases": {"create"},
+    "configmaps": {"create"},
+    "bucketstatestores": {"list"},
+    "gitstatestores": {"list"},
+}
 UNSEEN = {
     "write-canary": _CREATED_ONCE,
-    "cleanup": {**_CREATED_ONCE, "destinations": {"patch"}},  # of one that has moved, or has an annotation to lose
-    # Of what was made without finalizers; a Destination has its own by then, unless it has just moved.
-    "write-documents": {**_CREATED_ONCE, "destinations": {"patch"}, "workplacements": {"patch"}},
+    # Patched is one that has moved, or has an annotation to lose.
+    "cleanup": {**_CREATED_ONCE, "destinations": {"list", "patch"}, "gitstatestores": {"get", "list"}},
+    # Of what was made without finalizers; a Destination has its own by then, and its claim, unless it has just moved.
+    "write-documents": {
+        **_CREATED_ONCE,
+        "configmaps": {"create", "patch"},
+        "destinations": {"list", "patch"},
+        "workplacements": {"patch"},
+    },
     "on-work-change": {
         "works/finalizers": {"update"},  # an admission plugin asks about it, in the name of a create
         "workplacements": {"get"},  # after a conflict

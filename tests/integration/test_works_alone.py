@@ -19,6 +19,7 @@ from shared.events import Change
 from shared.messages import Reference, Verdict
 from shared.queues import Outgoing
 from shared.reconcile import placements
+from shared.reconcile.canaries import write_canaries
 from shared.reconcile.changes import decide_changes
 from shared.reconcile.works import place_works
 from tests.integration.by_hand import EVERYTHING, MERGE, PLACEMENTS, ByHand, by_hand, work
@@ -250,7 +251,9 @@ async def test_a_destination_with_a_name_that_no_label_holds_says_so_and_takes_n
     hands.queues.messages = []
     changes = {"m": [Change(Reference(kind="Destination", name=LONG))]}
     assert await decide_changes(changes, hands.connections, Deadline.after(20)) == {}
-    await hands.report(hands.queues.messages)
+    sent = [item for item in hands.queues.messages if item.queue == "canary"]
+    _, sent = await hands.run(write_canaries, **{str(at): item.message for at, item in enumerate(sent)})  # type: ignore[arg-type]
+    await hands.report(sent)
     status, reason, message = platform.ready(LONG)
     assert (status, reason) == ("False", "InvalidDestination")
     assert "over 63 characters" in message

@@ -49,7 +49,7 @@ def attempt(schedule: Schedule, *, resync: bool = False) -> Outcome:
     try:
         ran: Ran = run(schedule.scenario, Plan.parse(schedule.plan), resync=resync)
     except NeverRests as error:
-        return Outcome(schedule, [str(error)], [str(error)], [])
+        return Outcome(schedule, [str(error)], [str(error)], error.trace)
     return Outcome(schedule, ran.before, ran.after or [], ran.runner.trace)
 
 

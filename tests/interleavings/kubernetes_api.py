@@ -160,8 +160,14 @@ class _Request:
         parts = [unquote(part) for part in path.split("/") if part]
         group, version, rest = ("", parts[1], parts[2:]) if parts[0] == "api" else (parts[1], parts[2], parts[3:])
         self._namespace = ""
+        self._kind: Kind | None
         if len(rest) > 2 and rest[0] == "namespaces":
             self._namespace, rest = rest[1], rest[2:]
+        self._group = f"{group}/{version}"
+        if not rest:  # discovery
+            self._kind = None
+            self.access, self.name = Access(f"k8s:discovery:{group}", writes=False), f"discover {group}"
+            return
         self._kind = _KINDS[group, version, rest[0]]
         self._name = rest[1] if len(rest) > 1 else ""
         self._subresource = rest[2] if len(rest) > 2 else ""
@@ -177,31 +183,42 @@ class _Request:
         self.name = f"{what}{self._subresource and ' status of'} {self._kind.kind} {self._namespace}/{name}"
 
     def carry_out(self, store: Objects) -> tuple[int, Object]:
+        if self._kind is None:
+            return HTTPStatus.OK, self._discovered()
         kind, namespace, name = self._kind, self._namespace, self._name
         body = json.loads(self._body) if self._body else {}
         accept = self._headers.get("Accept", "")
         if self._method == "GET" and not name:
-            return HTTPStatus.OK, self._list(store, accept)
+            return HTTPStatus.OK, self._list(store, kind, accept)
         if self._method == "GET":
             obj = store.get(kind, namespace, name)
             return HTTPStatus.OK, tables.metadata_only(obj) if "as=PartialObjectMetadata" in accept else obj
         if self._method == "POST":
             _check(kind, body)
             return HTTPStatus.CREATED, store.create(kind, namespace, body)
-        if self._method == "PATCH":
-            new = merge_patch(store.get(kind, namespace, name), body)
-            version = (body.get("metadata") or {}).get("resourceVersion", "")
-            new["metadata"] = {**new["metadata"], "resourceVersion": version}
-            _check(kind, new, patched=True)
-            return HTTPStatus.OK, store.update(kind, namespace, new, status=bool(self._subresource))
-        if self._method == "PUT":
-            _check(kind, body)
-            return HTTPStatus.OK, store.update(kind, namespace, body, status=bool(self._subresource))
+        if self._method in {"PATCH", "PUT"}:
+            return HTTPStatus.OK, self._update(store, kind, body)
         obj, gone = store.delete(kind, namespace, name, body.get("preconditions") or {})
         return HTTPStatus.OK, {"kind": "Status", "apiVersion": "v1", "status": "Success"} if gone else obj
 
-    def _list(self, store: Objects, accept: str) -> Object:
-        kind = self._kind
+    def _update(self, store: Objects, kind: Kind, body: Object) -> Object:
+        new = body
+        if self._method == "PATCH":
+            new = merge_patch(store.get(kind, self._namespace, self._name), body)
+            version = (body.get("metadata") or {}).get("resourceVersion", "")
+            new["metadata"] = {**new["metadata"], "resourceVersion": version}
+        _check(kind, new, patched=self._method == "PATCH")
+        return store.update(kind, self._namespace, new, status=bool(self._subresource))
+
+    def _discovered(self) -> Object:
+        found = [
+            {"name": kind.plural, "kind": kind.kind, "namespaced": kind.namespaced}
+            for (group, version, _), kind in _KINDS.items()
+            if f"{group}/{version}" == self._group
+        ]
+        return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": self._group, "resources": found}
+
+    def _list(self, store: Objects, kind: Kind, accept: str) -> Object:
         selector = self._query.get("labelSelector", "")
         fields = self._query.get("fieldSelector", "")
         token = self._query.get("continue") or ""

@@ -9,7 +9,9 @@ from tests.interleavings.machine import FLIGHT_SECONDS, Access, Step
 from tests.interleavings.sqs import Message
 from tests.interleavings.world import Invocation, World
 
-MOST_EVENTS: Final = 4000  # of one schedule; more means that something never rests
+# Of one schedule; more means that something never rests. Functions that wait for the Lease of a killed one look at it
+# some thousand times.
+MOST_EVENTS: Final = 20_000
 LONGEST_SECONDS: Final = 4 * 3600.0  # of virtual time, likewise
 _BATCH: Final = 10
 
@@ -67,7 +69,13 @@ class Happened:
 
 
 class NeverRests(Exception):
-    """A schedule has too many events, or something waits for what never comes."""
+    """A schedule has too many events, or something waits for what never comes.
+
+    Attributes:
+        trace: what happened until then.
+    """
+
+    trace: Sequence["Happened"] = ()
 
 
 class Runner:
@@ -93,6 +101,13 @@ class Runner:
         Raises:
             NeverRests: that does not come.
         """
+        try:
+            self._run()
+        except NeverRests as error:
+            error.trace = self.trace
+            raise
+
+    def _run(self) -> None:
         began = self.world.machine.now
         while True:
             self._deviate()

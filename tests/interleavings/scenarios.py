@@ -133,9 +133,15 @@ _SAME: Final = tuple(
     and not (first == "delete" and second in {"update", "delete", "recreate"})
     and (first, second) != ("resync", "resync")
 )
+# Who has a directory: one that another one has, leaves or takes; one inside another's; two that change places.
+_CLAIMS: Final = (
+    *(("rival", second) for second in ("delete", "recreate", "move", "resync", "delete-rival")),
+    *(("nest", second) for second in ("delete", "recreate", "move", "resync", "delete-inner")),
+    ("exchange", "move-to-younger"),
+)
 PAIRS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "placement": (*_SAME, ("write", "neighbour"), ("update", "neighbour"), ("write", "twin")),
-    "destination": (*_SAME, ("flaky", "update"), ("flaky", "resync"), ("touch", "take-over")),
+    "destination": (*_SAME, ("flaky", "update"), ("flaky", "resync"), ("touch", "take-over"), *_CLAIMS),
     "work": (
         *(pair for pair in _SAME if "move" not in pair),
         ("write", "delete-destination"),
@@ -407,12 +413,34 @@ def _of_destination() -> Mapping[str, Operation]:
         "update-again": lambda s, e: [_once(*there, _set_spec(initWorkloads={"enabled": True}))],
         "touch": lambda s, e: [_older(s), _create("Destination", "", _younger(s))],
         "take-over": lambda s, e: [_once("Destination", "", "younger", _set_spec(path="worker"))],
+        # A younger one of the same path, one inside the path, and one that comes to it while that one goes to its own.
+        "rival": lambda s, e: [
+            _older(s),
+            _create("Destination", "", destination("rival", s.mode, s.store, path="worker")),
+        ],
+        "delete-rival": lambda s, e: [delete_destination("rival", s.where, e)],
+        "nest": lambda s, e: [
+            _create("Destination", "", destination("inner", s.mode, s.store, path="worker/inside")),
+        ],
+        "delete-inner": lambda s, e: [delete_destination("inner", s.where, e)],
+        "exchange": _exchange,
+        "move-to-younger": lambda s, e: [_once(*there, _set_spec(path="younger"))],
         "flaky": lambda s, e: [flaky],
         "delete": lambda s, e: [cleaned(s, e)],
         "recreate": lambda s, e: [cleaned(s, e), _create("Destination", "", destination("worker", s.mode, s.store))],
         "move": _move,
         "resync": _resync,
     }
+
+
+def _exchange(scenario: Scenario, expected: Expectation) -> list[Act]:
+    expected.cleaned.setdefault(scenario.where, set()).update({"worker", "younger"})
+    younger = destination("younger", scenario.mode, scenario.store)
+    return [
+        _older(scenario),
+        _create("Destination", "", younger),
+        _once("Destination", "", "younger", _set_spec(path="worker")),
+    ]
 
 
 def _older(scenario: Scenario) -> Act:

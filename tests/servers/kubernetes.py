@@ -52,15 +52,18 @@ class KubernetesApi:
         body: Any = None,
         *,
         token: str | None = None,
+        group: str = "",
         content_type: str = "application/json",
     ) -> web.Response:
-        """Make one call, as the administrator unless another token is given; `body` is bytes or something for JSON.
+        """Make one call, as the administrator unless another token or a group is given; `body` is bytes or for JSON.
 
         Raises:
             OSError: the server does not answer.
         """
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {token or self.token}", "Content-Type": content_type}
+        if group:
+            headers |= {"Impersonate-User": "someone", "Impersonate-Group": group}
         try:
             answer = self._connections.request(method, self.url + path, headers=headers, body=data, redirect=False)
         except urllib3.exceptions.HTTPError as error:

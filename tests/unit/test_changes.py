@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from shared.reconcile.changes import decide_everything
+from shared.messages import Reference
+from shared.reconcile.readiness import Unready
+from shared.reconcile.resync import _Everything
 from shared.reconcile.view import View
-from shared.settings import Settings
 from shared.works import DESTINATION_LABEL, REPO_FINALIZER
 
 DELETED = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
@@ -35,32 +36,50 @@ def placement(name: str, target: str, **metadata: Any) -> dict[str, Any]:
     ],
 )
 def test_a_workplacement_that_waits_to_be_let_go_is_looked_at_by_every_resync(obj: dict[str, Any], sent: bool) -> None:
-    view = View(
-        "north",
-        {("", name): destination(name, store) for name, store in (("worker-1", "default"), ("storeless", "gone"))},
-        {("BucketStateStore", "", "default"): {"kind": "BucketStateStore", "metadata": {"name": "default"}}},
-    )
-    outgoing = decide_everything(view, [obj], frozenset({"tick"}), Settings())
+    everything = everything_of(("worker-1", "default"), ("storeless", "gone"))
+    everything._take_placement(obj)
+    outgoing = list(everything.outgoing(frozenset({"tick"})))
     documents = [str(item.message) for item in outgoing if item.queue == "documents"]
     assert ("WorkPlacement/default/w" in documents) is sent
-    assert ("BucketStateStore/default" in documents) is (obj["metadata"]["labels"][DESTINATION_LABEL] == "worker-1")
+    assert ("Destination/worker-1" in documents) is (obj["metadata"]["labels"][DESTINATION_LABEL] == "worker-1")
+
+
+def everything_of(*destinations: tuple[str, str]) -> _Everything:
+    """What a resync finds in a cluster with one State Store, `default`."""
+    spec = {"endpoint": "s3.example.com", "bucketName": "b"}
+    store = {"kind": "BucketStateStore", "metadata": {"name": "default"}, "spec": spec}
+    view = View("north", stores={("BucketStateStore", "", "default"): store})
+    everything = _Everything(view, Unready("north", 0))
+    for name, of in destinations:
+        everything._take(("", name), destination(name, of))
+    return everything
+
+
+def test_a_resync_sends_some_hundred_destinations_in_one_message_and_each_state_store_by_itself() -> None:
+    everything = everything_of(*((f"w{number:04}", "default") for number in range(1000)), ("storeless", "gone"))
+    outgoing = [item.message for item in everything.outgoing(frozenset({"tick"})) if item.queue == "canary"]
+    references = [message for message in outgoing if isinstance(message, Reference)]
+    stores = [r for r in references if r.kind == "BucketStateStore"]
+    assert [(r.name, r.alone) for r in stores] == [("default", True)], "its Destinations come by themselves"
+    parts = [r for r in references if r.kind == "Destination"]
+    assert sorted(1 + len(r.names) for r in parts) == [1, 250, 250, 250, 250]
+    named = [each.name for part in parts for each in part.each()]
+    assert sorted(named) == sorted([*(f"w{number:04}" for number in range(1000)), "storeless"])
+    assert max(len(part.encode()) for part in parts) < 8192
 
 
 @pytest.mark.parametrize(
-    ("stores", "followed"),
+    ("namespaced", "followed"),
     [
-        pytest.param([], ["team", ""], id="where none is left, it may have been either"),
-        pytest.param(["team"], ["team"], id="its namespace's"),
-        pytest.param([""], ["team", ""], id="the cluster's, and one of its namespace may just have gone"),
-        pytest.param(["team", ""], ["team"], id="its namespace's before the cluster's"),
+        pytest.param([], "", id="State Stores without a namespace"),
+        pytest.param(["BucketStateStore"], "team", id="State Stores with one"),
+        pytest.param(["GitStateStore"], "", id="State Stores of the other kind with one"),
     ],
 )
-def test_a_namespaced_destination_follows_the_store_that_it_has_and_one_that_is_gone(
-    stores: list[str], followed: list[str]
+def test_a_namespaced_destination_follows_a_state_store_of_its_namespace_where_those_have_one(
+    namespaced: list[str], followed: str
 ) -> None:
     obj = destination("worker-1", "default")
     obj["metadata"]["namespace"] = "team"
-    kind = "BucketStateStore"
-    view = View("north", {("team", "worker-1"): obj}, {(kind, namespace, "default"): {} for namespace in stores})
-    found = [namespace for namespace in ("team", "", "other") if view.destinations_of((kind, namespace, "default"))]
-    assert found == followed
+    view = View("north", {("team", "worker-1"): obj}, namespaced=frozenset(namespaced))
+    assert view.store_key(obj) == ("BucketStateStore", followed, "default")

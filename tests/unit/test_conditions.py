@@ -104,8 +104,13 @@ def test_an_error_that_nobody_translated_shows_only_its_type() -> None:
 def test_other_refusals_have_kratix_words() -> None:
     assert conditions.store_not_found(REFERENCE, STORE).message == "BucketStateStore/default: not found"
     assert conditions.store_not_found(REFERENCE, STORE).reason == "StateStoreNotFound"
-    assert conditions.path_clash(REFERENCE, destination()).reason == "PathClash"
-    assert "worker-1" in conditions.path_clash(REFERENCE, destination()).message
+    for leaving in (False, True):
+        clash = conditions.path_clash(REFERENCE, "worker-1", leaving=leaving)
+        assert (clash.reason, "worker-1" in clash.message, "is leaving" in clash.message) == (
+            "PathClash",
+            True,
+            leaving,
+        )
     failed = conditions.finalizer_failed(REFERENCE, KubernetesError("the server's words"))
     assert (failed.reason, failed.message) == ("DestinationFinalizerUpdateFailed", "the server's words")
     seen = conditions.destination_first_seen(REFERENCE)

@@ -52,7 +52,7 @@ def edits(
             target.wanted.add(key)
     found = [
         (set(edit.files), set(edit.prune), set(edit.remove), [name for _, name in keys])
-        for edit, keys in target.edits(LIMITS, [])
+        for edit, keys in target.edits(LIMITS)
     ]
     return found, {name: str(error) for (_, name), error in target.refused.items()}
 

@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -54,18 +53,10 @@ def flat(*objects: dict[str, Any]) -> Target:
 )
 def test_a_file_is_one_workplacements(objects: list[tuple[str, str, bool]], owner: str) -> None:
     target = flat(*(placement(name, created, written=written) for name, created, written in objects))
-    edits = [keys for _, keys in target.edits(LIMITS, [])]
+    edits = [keys for _, keys in target.edits(LIMITS)]
     assert edits == [[("team", owner)]]
     assert {name for _, name in target.refused} == {"a", "b"} - {owner}
     assert all(f"team/{owner}" in str(error) for error in target.refused.values())
-
-
-def test_an_edit_around_another_destinations_directory_keeps_that_and_is_otherwise_the_same() -> None:
-    ((alone, _),) = flat(placement("a", FIRST, written=False)).edits(LIMITS, [])
-    ((around, _),) = flat(placement("a", FIRST, written=False)).edits(LIMITS, ["dev", "dev/inner", "other"])
-    assert around.keep == {"dev/inner"}
-    assert replace(around, keep=frozenset()) == alone
-    assert around.record in around.files
 
 
 def aggregate(*objects: dict[str, Any], wanted: str) -> tuple[list[dict[str, bytes]], dict[str, str]]:
@@ -74,7 +65,7 @@ def aggregate(*objects: dict[str, Any], wanted: str) -> tuple[list[dict[str, byt
     for obj in objects:
         target.add((obj["metadata"]["namespace"], obj["metadata"]["name"]), obj)
     target.wanted.add(("team", wanted))
-    edits = [dict(edit.files) for edit, _ in target.edits(LIMITS, [])]
+    edits = [dict(edit.files) for edit, _ in target.edits(LIMITS)]
     return edits, {name: str(error) for (_, name), error in target.refused.items()}
 
 

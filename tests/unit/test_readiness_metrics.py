@@ -10,8 +10,7 @@ import pytest
 from shared import conditions
 from shared.messages import Reference, Verdict
 from shared.observability import flush_measured, measure
-from shared.reconcile.readiness import count_unready, measure_ready
-from shared.reconcile.view import View
+from shared.reconcile.readiness import Unready, measure_ready
 
 LATE = 300
 Obj = dict[str, Any]
@@ -67,6 +66,15 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[Obj]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+def count(cluster: str, **pages: list[Obj]) -> None:
+    """Record what is not Ready, each object a page of its own."""
+    unready = Unready(cluster, LATE)
+    for kind, objects in pages.items():
+        for obj in objects:
+            getattr(unready, kind)([obj])
+    unready.record()
+
+
 def counted(capsys: pytest.CaptureFixture[str]) -> dict[str | None, Obj]:
     """Return the metrics that were written to the log, by their dimension `cluster`."""
     return {line.get("cluster"): line for line in printed(capsys)}
@@ -76,10 +84,10 @@ def counted(capsys: pytest.CaptureFixture[str]) -> dict[str | None, Obj]:
 def test_only_what_has_not_been_ready_for_a_while_counts(
     one: Callable[[], Obj], late: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    count_unready(View("edge", {("", "d"): one()}), [], LATE)
+    count("edge", destinations=[one()])
     told = counted(capsys)["edge"]
     assert (told["DestinationsNotReady"], told["StateStoresNotReady"]) == ([late], [0])
-    count_unready(View("edge", stores={("GitStateStore", "", "d"): one()}), [], LATE)
+    count("edge", state_stores=[one()])
     told = counted(capsys)["edge"]
     assert (told["DestinationsNotReady"], told["StateStoresNotReady"]) == ([0], [late])
 
@@ -88,7 +96,7 @@ def test_only_what_has_not_been_ready_for_a_while_counts(
 def test_only_a_work_placement_that_has_failed_for_a_while_counts(
     one: Callable[[], Obj], failing: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    count_unready(View("edge"), [one(), placement("other", "Ready", 1)], LATE)
+    count("edge", placements=[one(), placement("other", "Ready", 1)])
     assert counted(capsys)["edge"]["WorkPlacementsFailing"] == [failing]
 
 
@@ -96,7 +104,7 @@ def test_where_the_list_has_no_column_for_it_failing_work_placements_are_not_cou
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """An older Kratix's definition: no number is better than a wrong one."""
-    count_unready(View("edge"), [placement("p", "1h", 3600, column="age")], LATE)
+    count("edge", placements=[placement("p", "1h", 3600, column="age")])
     told = counted(capsys)
     assert "WorkPlacementsFailing" not in told["edge"]
     assert told["edge"]["StateStoresNotReady"] == [0]
@@ -104,8 +112,8 @@ def test_where_the_list_has_no_column_for_it_failing_work_placements_are_not_cou
 
 def test_each_cluster_is_counted_alone_and_all_of_them_for_the_alarm(capsys: pytest.CaptureFixture[str]) -> None:
     bad = made("d", "False", 3600)
-    count_unready(View("edge", {("", "a"): bad, ("", "b"): made("b", "True", 1)}), [], LATE)
-    count_unready(View("core", {("", "a"): bad}), [placement("p", "Failing", 3600)] * 2, LATE)
+    count("edge", destinations=[bad, made("b", "True", 1)])
+    count("core", destinations=[bad], placements=[placement("p", "Failing", 3600)] * 2)
     told = counted(capsys)
     assert {name: line["DestinationsNotReady"] for name, line in told.items()} == {
         "edge": [1],
