@@ -90,7 +90,7 @@ def test_a_change_becomes_ready_out_of_the_artifacts(
     assert run("status_report", event(FILES["status_report"])).answers == [NOTHING_RETURNED]
     assert deployment.platform.ready("worker-1")[0] == "True"
     assert run("resync", event(FILES["resync"])).answers == [None]
-    assert [message["kind"] for message in deployment.received("canary")] == ["BucketStateStore"]
+    assert [message["kind"] for message in deployment.received("canary")] == ["BucketStateStore", "Destination"]
 
 
 def test_a_work_is_placed_and_written_out_of_the_artifacts(

@@ -216,12 +216,14 @@ def test_status_report_patches_the_condition_and_records_the_event(
     assert deployment.platform.ready("worker-2") == ("", "", "")
 
 
-def test_resync_sends_one_reference_a_store_for_all_its_destinations(
+def test_resync_sends_each_store_once_and_its_destinations_in_few_messages(
     deployment: Deployment, minio: Minio, event: Event
 ) -> None:
     declare(deployment, minio)
     handler("resync")(event("resync/schedule"), deployment.context)
-    assert [(m["kind"], m["name"]) for m in deployment.received("canary")] == [("BucketStateStore", "default")]
+    store, destinations = sorted(deployment.received("canary"), key=lambda message: message["kind"])
+    assert (store["kind"], store["name"], store["alone"]) == ("BucketStateStore", "default", True)
+    assert sorted([destinations["name"], *destinations["names"]]) == ["worker-1", "worker-2"]
 
 
 @pytest.mark.parametrize("module", FILES)

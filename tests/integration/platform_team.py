@@ -211,12 +211,22 @@ class Platform:
         for kind in ("destinations", "bucketstatestores", "gitstatestores"):
             self.api.call("DELETE", f"{GROUP}/{kind}")
         self.api.call("DELETE", "/api/v1/namespaces/default/events")
+        for leases_or_claims in _BESIDE_THE_STORES:
+            self.api.call("DELETE", leases_or_claims)
 
     def _apply(self, collection: str, name: str, obj: dict[str, Any]) -> None:
         answer = self.api.request("PATCH", f"{collection}/{name}", obj, content_type="application/merge-patch+json")
         if answer.status == 404:
             answer = self.api.request("POST", collection, obj)
         assert answer.status in {200, 201}, answer.body
+
+
+# What functions keep of State Stores: without it, the next test begins as in a new cluster.
+_BESIDE_THE_STORES = (
+    "/apis/coordination.k8s.io/v1/namespaces/landfall/leases",
+    "/api/v1/namespaces/landfall/configmaps?labelSelector=landfall.kratix.io/place",
+    "/api/v1/namespaces/landfall/configmaps?fieldSelector=metadata.name=claims-waiting",
+)
 
 
 def named(prefix: str, count: int) -> Iterator[str]:

@@ -144,7 +144,8 @@ SITUATIONS: Final = (
         answer=None,
         becomes=[
             "canary queue: BucketStateStore/default",
-            "documents queue: BucketStateStore/default",
+            "canary queue: Destination/worker-1",
+            "documents queue: Destination/worker-1",
             "works queue: Destination/*",
         ],
     ),

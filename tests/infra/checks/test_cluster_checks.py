@@ -182,7 +182,7 @@ async def test_rights_that_are_missing_are_named_by_function(here: World, bare: 
     async with looking_at(here, bare.kubeconfig) as look:
         lines = await lines_of(look, "rights of the functions")
     assert len(told(lines, Result.FAILED)) == 7
-    assert "refused: list destinations" in failure(lines, "on-destination-change")
+    assert "refused: get destinations, list destinations" in failure(lines, "on-destination-change")
     assert "kubectl apply -f infra/kubernetes/rbac.yaml" in failure(lines, "status-report")
     assert "there is no Deployment landfall/landfall-forwarder" in told(lines, Result.NOT_CHECKED)[0]
 
