@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.agents.delivery import Stores
+from tests.agents.host import ANSIBLE, World
 from tests.integration.conftest import pytest_runtest_makereport, runtime  # noqa: F401 -- the same flow, and its log
 from tests.integration.platform_team import Platform
 from tests.integration.test_first_ready import declare_repository
@@ -16,16 +17,22 @@ from tests.servers.flux import PROGRAMS, flux
 from tests.servers.git import GitServer
 from tests.servers.golang import GO_AGENTS
 from tests.servers.kubernetes import KubernetesApi, kubernetes_api
-from tests.servers.s3 import Versitygw
+from tests.servers.nodejs import node_folder
+from tests.servers.s3 import Minio, Versitygw
 
 # By test module, what has to be built for it.
-NEEDED = {"test_flux": PROGRAMS}
+NEEDED = {
+    "test_ansible": {"ansible-core": ANSIBLE / "ansible-playbook"},
+    "test_backstage": {"backstage": node_folder("backstage") / "package.json"},
+    "test_flux": {name: GO_AGENTS[name].binary for name in PROGRAMS},
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out the tests of agents that are not built."""
     for item in items:
-        missing = [name for name in NEEDED.get(item.path.stem, ()) if not GO_AGENTS[name].binary.is_file()]
+        needed = NEEDED.get(item.path.stem, {})
+        missing = [name for name, binary in needed.items() if not binary.is_file()]
         if missing:
             item.add_marker(pytest.mark.skip(f"{', '.join(missing)} not built; to build and run: make agents"))
 
@@ -40,6 +47,12 @@ def stores(platform: Platform, versitygw: Versitygw, git_server: GitServer) -> S
     platform.bucket_store("default", **where, secretRef=secret)
     declare_repository(platform, git_server, repository)
     return Stores(platform, versitygw, bucket, git_server, repository)
+
+
+@pytest.fixture
+def world(runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer) -> World:
+    """The platform cluster, and the servers of its State Stores."""
+    return World(platform, runtime, minio, git_server)
 
 
 @pytest.fixture(scope="module")
