@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 import yaml
 
 from infra.local.runtime import LocalRuntime
@@ -34,6 +35,12 @@ class World:
     runtime: LocalRuntime
     minio: Minio
     git_server: GitServer
+
+
+@pytest.fixture
+def world(runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer) -> World:
+    """The platform cluster, and the servers of its State Stores."""
+    return World(platform, runtime, minio, git_server)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import yaml
 
 from tests.agents.documented import block
 from tests.agents.host import Host, World, declare
-from tests.servers.nodejs import node_folder
+from tests.servers.nodejs import node, node_folder
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -50,7 +50,7 @@ def catalog(host: Host, pattern: str = "") -> dict[str, list[str]]:
     files = {path: content.decode() for path, content in host.repository.tree().items()}
     asked = {"url": f"{root}/blob/main/", "pattern": pattern or documented, "files": files}
     done = subprocess.run(
-        ["node", Path(__file__).with_name("catalog.mjs"), node_folder("backstage")],
+        [node(), Path(__file__).with_name("catalog.mjs"), node_folder("backstage")],
         input=json.dumps(asked),
         capture_output=True,
         text=True,

@@ -25,18 +25,22 @@ def node_folder(name: str) -> Path:
     return cache() / f"{name}-{lock}"
 
 
+def node() -> Path:
+    """Return the command of Node.js; without one, a file that is not there."""
+    return Path(shutil.which("node") or _PACKAGES / "node")
+
+
 def install_packages(name: str, say: Callable[[str], None]) -> None:
     """Install what a lock pins, unless it is in the cache; no package's own scripts run.
 
     Raises:
         ServerUnavailable: npm is not there, or cannot install it.
     """
-    folder = node_folder(name)
+    folder, npm = node_folder(name), shutil.which("npm")
+    if npm is None or not node().is_file():
+        raise ServerUnavailable(f"{name} needs Node.js and npm: install them, then run: {BUILD_COMMAND} {name}")
     if folder.is_dir():
         return
-    npm = shutil.which("npm")
-    if npm is None:
-        raise ServerUnavailable(f"{name} needs Node.js and npm: install them, then run: {BUILD_COMMAND} {name}")
     say(f"{name}: installing with npm")
     cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache()) as scratch:
