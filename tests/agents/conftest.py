@@ -25,6 +25,7 @@ NEEDED = {
     "test_ansible": {"ansible-core": ANSIBLE / "ansible-playbook"},
     "test_backstage": {"Node.js": node(), "backstage": node_folder("backstage") / "package.json"},
     "test_flux": {name: GO_AGENTS[name].binary for name in PROGRAMS},
+    "test_opentofu": {"tofu": GO_AGENTS["tofu"].binary},
 }
 
 
