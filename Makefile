@@ -19,6 +19,7 @@ LOCAL := .venv-local-$(VERSION)
 SAM := .venv-sam-$(VERSION)
 AUDIT := .venv-audit-$(VERSION)
 RELEASE := .venv-release-$(VERSION)
+AGENTS := .venv-agents-$(VERSION)
 DOCS := .venv-docs-$(VERSION)
 BIN := $(DEV)/bin
 
@@ -84,7 +85,7 @@ compat: servers ## run the tests that may differ on another Python (PYTHON=pytho
 servers: $(DEV)/.installed ## build the servers for tests that are not in the cache yet
 	@$(BIN)/python -m tests.servers.build
 
-agents: servers ## build Flux once, and run the tests in which it applies what is written (PYTEST_ARGS="-k none")
+agents: servers $(AGENTS)/.installed ## build and install the agents once, and run the tests in which they apply what is written (PYTEST_ARGS="-k none")
 	@$(BIN)/python -m tests.servers.build agents
 	@$(PYTEST) tests/agents $(PYTEST_ARGS)
 
@@ -160,6 +161,7 @@ lock: $(UV) ## resolve pyproject.toml into requirements*.txt (UPGRADE=--upgrade 
 	@$(COMPILE) --group audit -o requirements-audit.txt
 	@$(COMPILE) --group release -o requirements-release.txt
 	@$(COMPILE) --group docs -o requirements-docs.txt
+	@$(COMPILE) --group agents -o requirements-agents.txt
 	@$(COMPILE) --group emulation -o requirements-emulation.txt
 
 clean: ## delete caches and results
@@ -183,6 +185,9 @@ $(AUDIT)/.installed: requirements-audit.txt | check-python $(UV)
 
 $(RELEASE)/.installed: requirements-release.txt | check-python $(UV)
 	$(call install,$(RELEASE),$<)
+
+$(AGENTS)/.installed: requirements-agents.txt | check-python $(UV)
+	$(call install,$(AGENTS),$<)
 
 $(DOCS)/.installed: requirements-docs.txt | check-python $(UV)
 	$(call install,$(DOCS),$<)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tests.servers.debian import install, missing_packages
 from tests.servers.golang import GO_AGENTS, GO_ALL, GO_PEERS, GO_SERVERS, build, cache
+from tests.servers.nodejs import NODE_AGENTS, install_packages
 from tests.servers.process import ServerUnavailable
 
 if TYPE_CHECKING:
@@ -38,17 +39,20 @@ def ensure(names: Sequence[str] = ()) -> None:
     if packages:
         install(packages, say)
     if "agents" in chosen:
-        chosen |= set(GO_AGENTS)
+        chosen |= {*GO_AGENTS, *NODE_AGENTS}
     for name, server in GO_ALL.items():
         if name in chosen:
             build(server, say)
+    for name in NODE_AGENTS:
+        if name in chosen:
+            install_packages(name, say)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     known = [*GO_SERVERS, *_DEBIAN, *_WHEELS.values()]
     parser = argparse.ArgumentParser(prog="python -m tests.servers.build", description=__doc__)
-    named = [*GO_PEERS, "agents", *GO_AGENTS]
+    named = [*GO_PEERS, "agents", *GO_AGENTS, *NODE_AGENTS]
     also = f"; only where named: {', '.join(named)}"
     parser.add_argument("name", nargs="*", help=f"what to get; default: all of {', '.join(known)}{also}")
     names: list[str] = parser.parse_args(arguments).name

@@ -109,6 +109,7 @@ GO_AGENTS = {
             "4",
             assets=(_CRDS,),
         ),
+        GoServer("tofu", "github.com/opentofu/opentofu", "github.com/opentofu/opentofu/cmd/tofu", "5"),
     )
 }
 GO_ALL = GO_SERVERS | GO_PEERS | GO_AGENTS
