@@ -20,6 +20,7 @@ from typing import Any, Final
 from shared.errors import UnknownEvent
 from shared.messages import Reference
 from shared.resources import CLEANUP_FINALIZER, GROUP
+from shared.works import DESTINATION_LABEL
 
 MAX_BYTES: Final = 8 * 1024 * 1024  # of a decoded event; etcd holds objects of 1.5 MiB at most
 MAX_DEPTH: Final = 8  # of envelopes in envelopes
@@ -57,12 +58,14 @@ class Change:
     Attributes:
         reference: the object as the event names it; nothing in it is trusted.
         deleted: whether the event says that the object was deleted.
+        destination: of a WorkPlacement, the Destination that its label names; empty where the event has no label.
         echo: whether the event only shows a status of this generation, most likely set by us.
         heartbeat: whether this is a forwarder's heartbeat, and not about an object.
     """
 
     reference: Reference
     deleted: bool = False
+    destination: str = ""
     echo: bool = False
     heartbeat: bool = False
 
@@ -210,8 +213,15 @@ def _change(obj: object, why: str, cluster: str) -> Change:
             why=why,
         ),
         deleted=why == "deleted",
+        destination=_destination(metadata) if kind == "WorkPlacement" else "",
         echo=why == "modified" and kind != "Secret" and _only_status(obj, metadata),
     )
+
+
+def _destination(metadata: Mapping[str, Any]) -> str:
+    labels = metadata.get("labels")
+    named = labels.get(DESTINATION_LABEL) if isinstance(labels, Mapping) else None
+    return named if isinstance(named, str) and _NAME.fullmatch(named) else ""
 
 
 def _only_status(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Which events of a watch are forwarded, and what they hold. The local runtime's forwarder uses it too.
 
-An event holds a reference: no spec, no label, no annotation. Of Secrets, Works and WorkPlacements only metadata is
-read.
+An event holds a reference: no spec, no annotation, and of labels only that by which a WorkPlacement names its
+Destination. Of Secrets, Works and WorkPlacements only metadata is read.
 """
 
 import hashlib
@@ -28,6 +28,8 @@ _KEPT: Final = (
 )
 # By these fields an event is recognised as an echo of the functions' own reports (shared.events).
 _KEPT_OF_CONDITION: Final = ("type", "status", "reason", "observedGeneration")
+# Of a WorkPlacement that is gone it is all that says which Destination may have waited for that.
+_DESTINATION_LABEL: Final = "kratix.io/targetDestinationName"
 # Where Destinations were written (shared/reconcile/locations); the functions set it themselves.
 _MEMORY: Final = "landfall.kratix.io/locations"
 _LARGE: Final = 16 * 1024  # bytes of an event's JSON; a usual one has under 1,000
@@ -167,6 +169,8 @@ def _reference(kind: Kind, obj: Mapping[str, Any]) -> Object:
     if kind.metadata_only:
         if kind.kind == "Secret":
             metadata.pop("finalizers", None)
+        if kind.kind == "WorkPlacement" and (named := (obj["metadata"].get("labels") or {}).get(_DESTINATION_LABEL)):
+            metadata["labels"] = {_DESTINATION_LABEL: named}
         return reference
     if cleanup := (obj.get("spec") or {}).get("cleanup"):
         reference["spec"] = {"cleanup": cleanup}

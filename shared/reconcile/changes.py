@@ -17,7 +17,7 @@ from shared.reconcile.connections import Connections
 from shared.reconcile.decisions import Decision, decide, says_nothing_new
 from shared.reconcile.ownership import look_again
 from shared.reconcile.view import StoreKey, View, destinations_of
-from shared.resources import STORE_KINDS
+from shared.resources import CLEANUP_FINALIZER, STORE_KINDS
 from shared.settings import Settings
 from shared.works import DESTINATION_LABEL, destination_of
 
@@ -80,7 +80,9 @@ def _count_heartbeat(cluster: str, settings: Settings) -> None:
 def _is_worth_a_look(change: Change) -> bool:
     """Whether a change may ask for something here; a Destination's echo is dropped before anything is read."""
     kind = change.reference.kind
-    return kind not in {"Work", "WorkPlacement"} and not (change.echo and kind == "Destination")
+    if kind == "WorkPlacement":
+        return change.deleted and bool(change.destination)
+    return kind != "Work" and not (change.echo and kind == "Destination")
 
 
 def _of_works(changes: Iterable[tuple[str, Change]]) -> Iterator[Outgoing]:
@@ -107,12 +109,14 @@ class _Concerned:
         stores: to be checked, and all their Destinations to be written.
         destinations: to be decided about.
         followed: State Stores whose Destinations may have to say something else of them, or wait for them.
+        emptied: Destinations of which a WorkPlacement is gone: one that is being deleted waits for the last of them.
     """
 
     view: View
     stores: dict[StoreKey, frozenset[str]] = field(default_factory=dict)
     destinations: dict[Key, frozenset[str]] = field(default_factory=dict)
     followed: dict[StoreKey, frozenset[str]] = field(default_factory=dict)
+    emptied: dict[Key, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     async def by(cls, changes: Sequence[tuple[str, Change]], name: str, cluster: Cluster, deadline: Deadline) -> Self:
@@ -128,6 +132,9 @@ class _Concerned:
             key = (reference.namespace, reference.name)
             if reference.kind == "Destination":
                 _add(concerned.destinations, key, message_id)
+            elif reference.kind == "WorkPlacement":
+                namespaced = await cluster.is_namespaced("Destination", deadline)
+                _add(concerned.emptied, (reference.namespace if namespaced else "", change.destination), message_id)
             elif reference.kind not in STORE_KINDS:
                 _add(secrets, key, message_id)
             elif change.echo or change.deleted:
@@ -157,6 +164,7 @@ class _Concerned:
                 reference = self.view.store_reference(store)
                 found += [Outgoing("canary", reference, origin), Outgoing("documents", reference, origin)]
         followers, leaving = await self._followers(cluster, deadline)
+        leaving += await self._waiting_for_the_last(cluster, deadline)
         found += [*in_parts("canary", followers), *in_parts("documents", followers), *in_parts("cleanup", leaving)]
         decisions = {key: decision for key in self.destinations if (decision := decide(key, self.view)) is not None}
         writable = {key for key, decision in decisions.items() if decision.write is not None}
@@ -206,6 +214,15 @@ class _Concerned:
             elif is_news:
                 found.append((again, self.followed[store]))
         return found, leaving
+
+    async def _waiting_for_the_last(self, cluster: Cluster, deadline: Deadline) -> _Named:
+        """Return the Destinations that are being deleted, and of which a WorkPlacement is gone."""
+        found = await cluster.read_many("Destination", self.emptied, deadline, metadata_only=True)
+        return [
+            (Reference.to(obj, "Destination", self.view.cluster), self.emptied[key])
+            for key, obj in found.items()
+            if obj["metadata"].get("deletionTimestamp") and CLEANUP_FINALIZER in obj["metadata"].get("finalizers", ())
+        ]
 
 
 async def placed_at(names: Collection[str], cluster: Cluster, deadline: Deadline) -> set[str]:

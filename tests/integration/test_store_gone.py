@@ -55,3 +55,29 @@ async def test_a_workplacement_goes_with_a_resync_after_the_grace(
     await resynced_until_gone(f"{GROUP}/namespaces/default/workplacements", placement)
     if leaving:
         await resynced_until_gone(f"{GROUP}/destinations", "worker-1")
+
+
+async def test_a_destination_goes_with_its_last_workplacement_although_its_own_tries_are_over(
+    runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer
+) -> None:
+    declare_store(platform, "bucket", minio, git_server)
+    platform.destination("worker-1", "bucket/default", cleanup="all")
+    platform.work("deps", group({"a.yaml": b"a\n"}), promise="p")
+    placement = "deps.worker-1-5058f"
+    await written(platform, placement)
+    path = f"{GROUP}/namespaces/default/workplacements/{placement}"
+
+    def hold(*finalizers: str) -> None:
+        now = platform.object("workplacements", placement) or {"metadata": {}}
+        kept = [f for f in now["metadata"].get("finalizers") or () if "kratix" in f]
+        patch = {"metadata": {"finalizers": [*kept, *finalizers]}}
+        platform.api.call("PATCH", path, patch, content_type="application/merge-patch+json")
+
+    hold("example.com/of-another-controller")
+    platform.delete("destinations", "worker-1")
+    await runtime.idle()
+    assert platform.get("worker-1") is not None
+    assert platform.object("workplacements", placement) is not None
+    hold()
+    await platform.until(lambda: platform.get("worker-1") is None, "the Destination gone")
+    await runtime.idle()

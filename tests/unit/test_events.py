@@ -310,3 +310,23 @@ def test_a_secret_event_with_data_leaves_the_data_behind() -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"password": "aHVudGVyMg=="}}
     (change,) = decode({"type": "ADDED", "object": secret})
     assert "aHVudGVyMg" not in repr(change)
+
+
+@pytest.mark.parametrize(
+    ("labels", "destination"),
+    [
+        ({"kratix.io/targetDestinationName": "worker-1"}, "worker-1"),
+        ({"kratix.io/targetDestinationName": "../secrets"}, ""),
+        ({"kratix.io/targetDestinationName": ["worker-1"]}, ""),
+        ({"kratix.io/work": "w"}, ""),
+        ("worker-1", ""),
+        (None, ""),
+    ],
+)
+def test_a_workplacements_event_says_its_destination_only_by_a_name_that_one_can_have(
+    labels: object, destination: str
+) -> None:
+    metadata = {"name": "w", "namespace": "default", "labels": labels}
+    obj = {"apiVersion": DESTINATION["apiVersion"], "kind": "WorkPlacement", "metadata": metadata}
+    (change,) = decode({"type": "DELETED", "object": obj})
+    assert change.destination == destination

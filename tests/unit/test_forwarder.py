@@ -134,6 +134,17 @@ def test_what_is_told_is_a_reference_and_what_an_echo_is_known_by() -> None:
     assert not change.echo
 
 
+def test_of_labels_only_a_workplacements_destination_is_told() -> None:
+    labels = {"kratix.io/targetDestinationName": "worker-1", "kratix.io/work": "w"}
+    told = {}
+    for kind in ("WorkPlacement", "Work", "Destination"):
+        event = Changes().see(KIND[kind], "DELETED", obj(metadata={"labels": labels}))
+        assert event is not None
+        told[kind] = (event.object["metadata"].get("labels"), decode(event.text())[0].destination)
+    of_it = {"kratix.io/targetDestinationName": "worker-1"}
+    assert told == {"WorkPlacement": (of_it, "worker-1"), "Work": (None, ""), "Destination": (None, "")}
+
+
 def test_a_huge_event_is_cut_down_to_a_reference_that_still_decodes() -> None:
     text = event("x", finalizers=["f" * 60] * 1000, uid="u").text("production")
     assert len(text) < 500
