@@ -51,33 +51,13 @@ PAIRS: Final[Mapping[str, int]] = {
     "placement/nestedByMetadata/*/write+twin": 53,
 }
 
-# What is right only after the next resync, and why that is as it should be: by what the oracle says.
-AFTER_RESYNC_ONLY: Final[Mapping[str, str]] = {
-    r"Destination \S+ is held by \['kratix.io/destination-cleanup'\] since its deletion": (
-        "Its clean-up is tried again for 10 minutes, and then by the resync. A WorkPlacement's message that a killed"
-        " function had comes back after 12 minutes: where it holds the Destination until then, the resync goes on."
-    ),
-}
-
-
-_HELD: Final = re.compile(r"Destination (\S+) is held by ")
-
-
-def only_after_resync(sentences: Sequence[str]) -> bool:
-    """Whether all that is wrong at rest is of the kinds that the resync is there for."""
-    held = {found[1] for sentence in sentences if (found := _HELD.match(sentence))}
-    below = [rf"\S+ (state file )?{re.escape(name)}/" for name in sorted(held)]  # its files are half gone until then
-    return all(any(re.match(kind, sentence) for kind in (*AFTER_RESYNC_ONLY, *below)) for sentence in sentences)
-
-
 # What random schedules find while a failure is not mended: by what the oracle says, the failure's number.
 RANDOM: Final[Mapping[str, int]] = {}
 
 
 def unknown(before: Sequence[str], after: Sequence[str]) -> list[str]:
     """Return what is wrong at rest, or after a resync, and is of no failure that is known."""
-    wrong = after or ([] if only_after_resync(before) else before)
-    return [sentence for sentence in wrong if not any(re.match(kind, sentence) for kind in RANDOM)]
+    return [sentence for sentence in after or before if not any(re.match(kind, sentence) for kind in RANDOM)]
 
 
 def failure_of(scenario: str) -> int | None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from tests.interleavings import fuzz, known, seams, world
+from tests.interleavings import fuzz, seams, world
 from tests.interleavings.explore import Schedule, attempt, explore
 from tests.interleavings.scenarios import Scenario
 
@@ -64,7 +64,7 @@ def random_schedules(seeds: Sequence[str], cut: int) -> None:
     quiet = 0
     for seed in seeds:
         found = fuzz.attempt(seed)
-        if not found.after and known.only_after_resync(found.before):
+        if not found.after and not found.before:
             quiet += 1
             if quiet == _PER_LINE:
                 print(json.dumps({"schedules": quiet, "wrong": False}), flush=True)
