@@ -1,4 +1,4 @@
-"""The HTTP side of the bucket writer: who may be talked to, whose certificates count, and no redirects."""
+"""The HTTP side of the bucket writer: who may be talked to, and no redirects."""
 
 import asyncio
 import base64
@@ -6,11 +6,10 @@ import functools
 import hashlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -29,6 +28,7 @@ from shared.writers.network import check_address
 from shared.writers.s3_endpoint import Endpoint
 from shared.writers.s3_errors import Where, unlike_s3
 from shared.writers.s3_put import Answer, Puts
+from shared.writers.tls import tls_context
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -229,43 +229,6 @@ def _add_md5(params: dict[str, Any], **_: Any) -> None:
     """Add what servers ask for that know none of the newer checksums; DeleteObjects has no parameter for it."""
     md5 = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"].setdefault("Content-MD5", base64.b64encode(md5).decode())
-
-
-def tls_context(bundle: Path | None, pem: bytes | None) -> ssl.SSLContext:
-    """Return a context that verifies servers against the system's CAs and the given ones.
-
-    Args:
-        bundle: a PEM file of the operator's (`LANDFALL_CA_BUNDLE`).
-        pem: the value of the Secret's `ca.crt`.
-
-    Raises:
-        StateStoreNotReady: one of them holds no certificates; the sentence names it.
-    """
-    context = ssl.create_default_context()
-    for what, text in _authorities(bundle, pem):
-        try:
-            context.load_verify_locations(cadata=text)
-        except (ssl.SSLError, ValueError):
-            raise StateStoreNotReady(f"{what} holds no PEM certificates: write those of the server's CA") from None
-        # Python 3.13 refuses CAs without key identifiers, which private ones often are; the chain, its dates and the
-        # host name are verified all the same.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
-
-
-def _authorities(bundle: Path | None, pem: bytes | None) -> Iterable[tuple[str, str]]:
-    if bundle is not None:
-        try:
-            yield "LANDFALL_CA_BUNDLE", bundle.read_text()
-        except (OSError, UnicodeDecodeError):
-            raise StateStoreNotReady(
-                "the file of LANDFALL_CA_BUNDLE cannot be read: the operator must put it into the artifact"
-            ) from None
-    if pem:
-        try:
-            yield "key ca.crt of the Secret", pem.decode()
-        except UnicodeDecodeError:
-            raise StateStoreNotReady("key ca.crt of the Secret is not text: write the CA's PEM") from None
 
 
 @functools.cache

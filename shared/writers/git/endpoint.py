@@ -10,6 +10,7 @@ from shared.settings import Settings
 from shared.writers.git import remote as remotes
 from shared.writers.git.remote import Remote
 from shared.writers.git.session import Session
+from shared.writers.tls import tls_context
 from shared.writers.words import Redactor
 
 AUTH_METHODS = ("basicAuth", "ssh", "githubApp")
@@ -84,7 +85,7 @@ class _HttpEndpoint:
                 raise StateStoreNotReady(f"secret key username of Secret {secret.name} contains a colon: remove it")
             self.redactor.add(self._basic.password, user=self._basic.user)
         self._http = smart_http
-        self._context = smart_http.tls_context(settings, secret)
+        self._context = tls_context(settings.ca_bundle, secret.get("ca.crt"))
 
     def client(self, session: Session) -> GitClient:
         pool = self._http.pool_of(session, self._context)
