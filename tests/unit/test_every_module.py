@@ -1,5 +1,6 @@
 """Every module of ours is read by the Python that runs the tests, whether a test of its own reaches it or not."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -18,3 +19,13 @@ def test_every_module_can_be_imported_without_a_warning() -> None:
     search = [str(ROOT), *(str(path.parent) for path in handlers)]
     done = subprocess.run(command, env={"PYTHONPATH": ":".join(search)}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_class_name_in_shared_stands_for_two_things() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "shared").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert len(places) > 100
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -17,7 +17,7 @@ AUTH_METHODS = ("basicAuth", "ssh", "githubApp")
 GITHUB_USER: Final = "x-access-token"
 
 
-class Endpoint(Protocol):
+class GitEndpoint(Protocol):
     """A server with credentials.
 
     Attributes:
@@ -37,7 +37,7 @@ class Endpoint(Protocol):
         """Drop credentials that were refused, if they can be had anew; return whether that is so."""
 
 
-def open_endpoint(store: GitStateStore, secret: Secret | None, settings: Settings) -> Endpoint:
+def open_endpoint(store: GitStateStore, secret: Secret | None, settings: Settings) -> GitEndpoint:
     """Return the endpoint of a GitStateStore; nothing is sent yet.
 
     Raises:
@@ -80,7 +80,7 @@ class _HttpEndpoint:
 
             self._app = GitHubApp(secret, settings, self.redactor)
         else:
-            self._basic = smart_http.Credentials(_user(secret, remote), secret.require_line("password"))
+            self._basic = smart_http.BasicAuth(_user(secret, remote), secret.require_line("password"))
             if ":" in self._basic.user:
                 raise StateStoreNotReady(f"secret key username of Secret {secret.name} contains a colon: remove it")
             self.redactor.add(self._basic.password, user=self._basic.user)

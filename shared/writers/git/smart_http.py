@@ -63,7 +63,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class BasicAuth:
     """A user name and a password or token, for basic authentication (RFC 7617)."""
 
     user: str
@@ -149,7 +149,7 @@ class HttpClient(HttpGitClient):
         remote: Remote,
         session: Session,
         pool: urllib3.PoolManager,
-        credentials: Credentials,
+        credentials: BasicAuth,
         redactor: Redactor,
     ) -> None:
         # The new objects are in memory anyway, and some servers refuse a chunked upload: always send its length.

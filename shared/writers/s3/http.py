@@ -25,9 +25,9 @@ from yarl import URL
 from shared.errors import StateStoreNotReady
 from shared.settings import Settings
 from shared.writers.network import check_address
-from shared.writers.s3_endpoint import Endpoint
-from shared.writers.s3_errors import Where, unlike_s3
-from shared.writers.s3_put import Answer, Puts
+from shared.writers.s3.endpoint import S3Endpoint
+from shared.writers.s3.errors import Where, unlike_s3
+from shared.writers.s3.put import PutAnswer, Puts
 from shared.writers.tls import tls_context
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ Networks = Sequence[IPv4Network | IPv6Network]
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """What requests are signed with."""
+class AccessKey:
+    """The access key that requests are signed with."""
 
     access_key_id: str = field(repr=False)
     secret_access_key: str = field(repr=False)
@@ -123,7 +123,7 @@ class GuardedSession(AIOHTTPSession):
             self._puts.learn(self, request, response.status_code)
         return response
 
-    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> Answer:
+    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> PutAnswer:
         """Send a PUT over the same connections as `send`, without what aiobotocore makes and reads around it.
 
         Raises:
@@ -132,7 +132,7 @@ class GuardedSession(AIOHTTPSession):
         session = await self._get_session(None)
         response = await session.request("PUT", url=URL(url, encoded=True), headers=headers, data=content)
         async with response:
-            return Answer(response.status, response.headers, await response.read())
+            return PutAnswer(response.status, response.headers, await response.read())
 
     def _build_verify_context(self) -> ssl.SSLContext:
         return self._tls
@@ -151,7 +151,7 @@ class _WithoutRedirects:
 
 @asynccontextmanager
 async def connect(  # noqa: PLR0917 -- what a client is made of
-    endpoint: Endpoint, credentials: Credentials | None, settings: Settings, ca: bytes | None, puts: Puts, where: Where
+    endpoint: S3Endpoint, credentials: AccessKey | None, settings: Settings, ca: bytes | None, puts: Puts, where: Where
 ) -> AsyncIterator["S3Client"]:
     """Open a client for an endpoint in the running loop, and close it at the end.
 
