@@ -29,7 +29,7 @@ GENERATED = (
 )
 KUBECONFIG = ("kubernetes_asyncio.config.kube_config", "yaml")  # a cluster of EKS needs neither
 AWS = ("aws_xray_sdk", "boto3", "shared.kube.aws")
-NEVER = (*GIT, *BUCKET, *GENERATED, *KUBECONFIG, *AWS, "infra", "shared.writers.memory")
+NEVER = (*GIT, *BUCKET, *GENERATED, *KUBECONFIG, *AWS, "infra")
 UNUSED = {
     "on_destination_change": (*NEVER, "shared.schedule", "shared.reconcile.store_batch"),
     "write_canary": (*NEVER, "shared.events", "shared.schedule"),

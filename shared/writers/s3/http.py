@@ -54,15 +54,14 @@ class GuardedResolver(AbstractResolver):
     See docs/failure-modes.md#24-forbidden-addresses.
     """
 
-    def __init__(self, allowed: Networks, inner: AbstractResolver | None = None) -> None:
+    def __init__(self, allowed: Networks) -> None:
         """Make it in the loop that it is used in.
 
         Args:
             allowed: networks that the operator allows although they are refused.
-            inner: does the looking up.
         """
         self._allowed = allowed
-        self._inner = DefaultResolver() if inner is None else inner
+        self._inner = DefaultResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
