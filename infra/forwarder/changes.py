@@ -131,13 +131,14 @@ class Changes:
     _looks: dict[Key, str] = field(default_factory=dict)
     _secrets: dict[Key, Key] = field(default_factory=dict)  # by State Store
 
-    def see(self, kind: Kind, type_: str | None, obj: Mapping[str, Any]) -> Event | None:
+    def see(self, kind: Kind, type_: str | None, obj: Mapping[str, Any], *, quiet: bool = False) -> Event | None:
         """Return the event to forward, or None.
 
         Args:
             kind: of the object.
             type_: ADDED, MODIFIED or DELETED; None for an object from a list, which may be known already.
             obj: as the API server gave it, whole or its metadata.
+            quiet: remember it only.
         """
         key = (kind.kind, obj["metadata"].get("namespace") or "", obj["metadata"]["name"])
         look = _look(kind, obj)
@@ -148,7 +149,7 @@ class Changes:
             self._looks[key] = look
         if kind.kind.endswith("StateStore"):
             self._remember_secret(key, None if type_ == "DELETED" else obj)
-        if kind.kind == "Secret" and key not in self._secrets.values():
+        if quiet or (kind.kind == "Secret" and key not in self._secrets.values()):
             return None
         if type_ == "MODIFIED" and before == look:
             return None

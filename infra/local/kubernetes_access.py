@@ -55,17 +55,15 @@ class ClusterAccess:
             ) from None
         return cls(str(configuration.host), ApiClient(configuration))
 
-    async def get(self, path: str) -> Any:
+    async def get(self, path: str, *, accept: str = "application/json", **query: str) -> Any:
         """Return what the API answers to a GET.
 
         Raises:
             aiohttp.ClientResponseError: it answered no 2xx.
             aiohttp.ClientError, TimeoutError: it did not answer.
         """
-        headers = {"Accept": "application/json"}
-        more = await self._authenticated(headers)
         limits = aiohttp.ClientTimeout(total=_CALL_SECONDS, connect=_CONNECT_SECONDS)
-        async with self._session.get(self.server + path, headers=headers, timeout=limits, **more) as response:
+        async with await self.open(path, accept=accept, limits=limits, query=query) as response:
             response.raise_for_status()
             return await response.json(content_type=None)
 
@@ -129,5 +127,5 @@ class ClusterAccess:
             session: aiohttp.ClientSession = self._client.rest_client.pool_manager
             return session
         if self._own_session is None:
-            self._own_session = aiohttp.ClientSession()
+            self._own_session = aiohttp.ClientSession(read_bufsize=2**21)
         return self._own_session
