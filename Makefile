@@ -22,6 +22,7 @@ RELEASE := .venv-release-$(VERSION)
 AGENTS := .venv-agents-$(VERSION)
 DOCS := .venv-docs-$(VERSION)
 BIN := $(DEV)/bin
+LOCKS := infra/locks
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/landfall
 UV_VERSION := 0.13.9
@@ -151,18 +152,18 @@ format: $(DEV)/.installed ## format the code, and fix what ruff can
 # The functions' lock comes first; what only the demo or the tests need must fit to it.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url $(UPGRADE)
-lock: $(UV) ## resolve pyproject.toml into requirements*.txt (UPGRADE=--upgrade takes newer versions)
+lock: $(UV) ## resolve pyproject.toml into infra/locks (UPGRADE=--upgrade takes newer versions)
 	@echo "Resolving pyproject.toml"
-	@$(COMPILE) pyproject.toml -o requirements.txt
-	@$(COMPILE) pyproject.toml --group local -c requirements.txt -o requirements-local.txt
-	@$(COMPILE) --group forwarder -c requirements.txt -o requirements-forwarder.txt
-	@$(COMPILE) pyproject.toml --group dev -c requirements-local.txt -c requirements-forwarder.txt -o requirements-dev.txt
-	@$(COMPILE) --group sam -o requirements-sam.txt
-	@$(COMPILE) --group audit -o requirements-audit.txt
-	@$(COMPILE) --group release -o requirements-release.txt
-	@$(COMPILE) --group docs -o requirements-docs.txt
-	@$(COMPILE) --group agents -o requirements-agents.txt
-	@$(COMPILE) --group emulation -o requirements-emulation.txt
+	@$(COMPILE) pyproject.toml -o $(LOCKS)/requirements.txt
+	@$(COMPILE) pyproject.toml --group local -c $(LOCKS)/requirements.txt -o $(LOCKS)/requirements-local.txt
+	@$(COMPILE) --group forwarder -c $(LOCKS)/requirements.txt -o $(LOCKS)/requirements-forwarder.txt
+	@$(COMPILE) pyproject.toml --group dev -c $(LOCKS)/requirements-local.txt -c $(LOCKS)/requirements-forwarder.txt -o $(LOCKS)/requirements-dev.txt
+	@$(COMPILE) --group sam -o $(LOCKS)/requirements-sam.txt
+	@$(COMPILE) --group audit -o $(LOCKS)/requirements-audit.txt
+	@$(COMPILE) --group release -o $(LOCKS)/requirements-release.txt
+	@$(COMPILE) --group docs -o $(LOCKS)/requirements-docs.txt
+	@$(COMPILE) --group agents -o $(LOCKS)/requirements-agents.txt
+	@$(COMPILE) --group emulation -o $(LOCKS)/requirements-emulation.txt
 
 clean: ## delete caches and results
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .aws-sam .landfall dist
@@ -171,26 +172,26 @@ clean: ## delete caches and results
 distclean: clean ## delete the virtual environments too
 	rm -rf .venv-*
 
-$(DEV)/.installed: requirements-dev.txt | check-python $(UV)
+$(DEV)/.installed: $(LOCKS)/requirements-dev.txt | check-python $(UV)
 	$(call install,$(DEV),$<)
 
-$(LOCAL)/.installed: requirements-local.txt | check-python $(UV)
+$(LOCAL)/.installed: $(LOCKS)/requirements-local.txt | check-python $(UV)
 	$(call install,$(LOCAL),$<)
 
-$(SAM)/.installed: requirements-sam.txt | check-python $(UV)
+$(SAM)/.installed: $(LOCKS)/requirements-sam.txt | check-python $(UV)
 	$(call install,$(SAM),$<)
 
-$(AUDIT)/.installed: requirements-audit.txt | check-python $(UV)
+$(AUDIT)/.installed: $(LOCKS)/requirements-audit.txt | check-python $(UV)
 	$(call install,$(AUDIT),$<)
 
-$(RELEASE)/.installed: requirements-release.txt | check-python $(UV)
+$(RELEASE)/.installed: $(LOCKS)/requirements-release.txt | check-python $(UV)
 	$(call install,$(RELEASE),$<)
 
-$(AGENTS)/.installed: requirements-agents.txt | check-python $(UV)
-	$(call install,$(AGENTS),$<)
-
-$(DOCS)/.installed: requirements-docs.txt | check-python $(UV)
+$(DOCS)/.installed: $(LOCKS)/requirements-docs.txt | check-python $(UV)
 	$(call install,$(DOCS),$<)
+
+$(AGENTS)/.installed: $(LOCKS)/requirements-agents.txt | check-python $(UV)
+	$(call install,$(AGENTS),$<)
 
 # Make an environment hold exactly what a lock says. $(1): the environment, $(2): the lock.
 define install

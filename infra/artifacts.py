@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-LOCK: Final = ROOT / "requirements.txt"
+LOCK: Final = ROOT / "infra" / "locks" / "requirements.txt"
 SETTINGS: Final = ROOT / "infra" / "samconfig.toml"
 RUNTIME: Final = (3, 13)  # of template.yaml
 MACHINES: Final = {"x86_64": "x86_64", "arm64": "aarch64"}  # Lambda's names, and wheels'
@@ -195,7 +195,7 @@ def _install(target: Path, architecture: str) -> None:
     command += [f"--python-version={RUNTIME[0]}.{RUNTIME[1]}", f"--target={target}", f"--requirement={LOCK}"]
     command += [f"--platform={platform}_{MACHINES[architecture]}" for platform in PLATFORMS]
     if subprocess.run(command, check=False).returncode:  # noqa: S603 -- all of it is ours
-        raise SystemExit("the dependencies of requirements.txt could not be installed: pip says why above")
+        raise SystemExit("the dependencies of infra/locks/requirements.txt could not be installed: pip says why above")
 
 
 def _prune(folder: Path) -> None:

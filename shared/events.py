@@ -162,10 +162,10 @@ def _cloud_event(attributes: Mapping[str, Any], event: Mapping[str, Any], cluste
         yield from _decode(data, cluster, depth)  # some broker's envelope around one of the others
         return
     # dev.knative.apiserver.resource.add carries the object, dev.knative.apiserver.ref.add a reference to it
-    why = _KNATIVE_TYPES.get(event_type.rpartition(".")[2])
-    if why is None:
+    type_ = _KNATIVE_TYPES.get(event_type.rpartition(".")[2])
+    if type_ is None:
         raise UnknownEvent("unsupported CloudEvent type: send dev.knative.apiserver.resource.add, .update or .delete")
-    yield _change(data, why, _cluster_of(attributes) or cluster)
+    yield _change(data, type_, _cluster_of(attributes) or cluster)
 
 
 def _http(headers: Mapping[str, Any], body: object, *, encoded: bool, cluster: str, depth: int) -> Iterator[Change]:
@@ -178,7 +178,7 @@ def _http(headers: Mapping[str, Any], body: object, *, encoded: bool, cluster: s
         yield from _decode(body, cluster, depth)
 
 
-def _change(obj: object, why: str, cluster: str) -> Change:
+def _change(obj: object, type_: str, cluster: str) -> Change:
     if not isinstance(obj, Mapping):
         raise UnknownEvent("the event holds no object: send the object, or a reference with kind and name")
     metadata = obj.get("metadata")
@@ -210,11 +210,10 @@ def _change(obj: object, why: str, cluster: str) -> Change:
             name=name,
             uid=uid,
             generation=generation if isinstance(generation, int) else 0,
-            why=why,
         ),
-        deleted=why == "deleted",
+        deleted=type_ == "deleted",
         destination=_destination(metadata) if kind == "WorkPlacement" else "",
-        echo=why == "modified" and kind != "Secret" and _only_status(obj, metadata),
+        echo=type_ == "modified" and kind != "Secret" and _only_status(obj, metadata),
     )
 
 

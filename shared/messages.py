@@ -53,7 +53,6 @@ class Reference(_Message):
     name: str = Field(min_length=1)
     uid: str = ""
     generation: int = 0
-    why: str = ""
     attempt: int = 0
     hops: int = 0
     place: str = ""

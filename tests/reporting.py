@@ -9,7 +9,10 @@ from collections.abc import Generator
 
 import pytest
 
+from infra.local.workers import Log
+
 PROGRESS_SECONDS = 15.0
+LOG_LINES = 60
 
 _OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
@@ -20,6 +23,18 @@ def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")  # a worker of pytest-xdist has none
     if isinstance(terminal, pytest.TerminalReporter) and not terminal.isatty and terminal.verbosity == 0:
         config.pluginmanager.register(Progress(terminal), "landfall-progress")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what functions said that a failed test has run: of its fixtures, those with a log."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(log := getattr(value, "log", None), Log):
+                said = [line for line in log.tail(LOG_LINES * 5) if '"_aws"' not in line]  # no metrics
+                report.sections.append((f"the functions' log ({name})", "\n".join(said[-LOG_LINES:])))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -82,16 +82,13 @@ class Aws:
             raise Unanswered(f"{action}: the endpoint did not answer ({type(error).__name__})") from None
         return answer
 
-    async def pages(
-        self, service: str, operation: str, key: str, token: tuple[str, str] = ("NextToken", "NextToken"), **more: Any
-    ) -> list[Any]:
+    async def pages(self, service: str, operation: str, key: str, **more: Any) -> list[Any]:
         """Return a list that comes in pages.
 
         Args:
             service: as for `call`.
             operation: as for `call`.
             key: of the answer, with the list.
-            token: the name of what continues it, in the answer and in the next call.
             more: parameters of the call.
 
         Raises:
@@ -102,9 +99,9 @@ class Aws:
         while True:
             page = await self.call(service, operation, **more, **following)
             found += page.get(key) or ()
-            if not page.get(token[0]):
+            if not page.get("NextToken"):
                 return found
-            following = {token[1]: page[token[0]]}
+            following = {"NextToken": page["NextToken"]}
 
     async def secrets(self) -> list[str]:
         """Return the secret parts of the credentials in use, so that they can be kept out of what is written."""

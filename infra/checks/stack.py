@@ -73,9 +73,9 @@ class Stack:
         except LandfallError as error:
             raise CannotRun(f"the parameters of stack {self.name} cannot be used: {error}") from None
 
-    def cluster(self, name: str, function: str = "") -> ClusterSettings | None:
-        """Return how a function reaches a cluster; None where that is by a kubeconfig in its artifact."""
-        return self.settings(function).clusters.get(name)
+    def cluster(self, name: str) -> ClusterSettings | None:
+        """Return how functions reach a cluster; None where that is by a kubeconfig in their artifact."""
+        return self.settings().clusters.get(name)
 
 
 async def read_stack(aws: Aws, name: str) -> Stack:

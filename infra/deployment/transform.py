@@ -13,7 +13,7 @@ TEMPLATE: Final = Path(__file__).parents[2] / "template.yaml"
 BUCKET: Final = "landfall-artifacts"
 
 
-def transform(path: Path = TEMPLATE) -> dict[str, Any]:
+def transform() -> dict[str, Any]:
     """Return the template that CloudFormation would carry out.
 
     Raises:
@@ -25,7 +25,7 @@ def transform(path: Path = TEMPLATE) -> dict[str, Any]:
     from samtranslator.yaml_helper import yaml_parse  # noqa: PLC0415
 
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the translator's client needs one, and makes no call
-    template = yaml_parse(path.read_text())
+    template = yaml_parse(TEMPLATE.read_text())
     for id_, resource in template["Resources"].items():
         if resource["Type"] == "AWS::Serverless::Function":
             resource["Properties"]["CodeUri"] = f"s3://{BUCKET}/{id_}.zip"

@@ -18,12 +18,12 @@ def describe(obj: Object, events: Sequence[Object]) -> str:
     return "\n".join([*lines, *_events(events)])
 
 
-def condition_line(obj: Object, type_: str = "Ready") -> str:
-    """Return a condition as one line: type, status, reason, message."""
+def condition_line(obj: Object) -> str:
+    """Return the condition Ready as one line: type, status, reason, message."""
     for condition in (obj.get("status") or {}).get("conditions") or ():
-        if condition["type"] == type_:
-            return f"{type_} {condition['status']} {condition['reason']} {condition['message']}"
-    return f"{type_} Unknown (no such condition yet)"
+        if condition["type"] == "Ready":
+            return f"Ready {condition['status']} {condition['reason']} {condition['message']}"
+    return "Ready Unknown (no such condition yet)"
 
 
 def named(obj: Object) -> str:

@@ -50,7 +50,6 @@ class LocalRuntime:
         verbose: bool = False,
         tell: Callable[[str], None] | None = None,
         observe: Callable[[Mapping[str, Any]], None] | None = None,
-        template: Template | None = None,
         prepare: bool = True,
     ) -> None:
         """Say what to run; nothing starts yet.
@@ -69,10 +68,9 @@ class LocalRuntime:
             verbose: whether it goes to stderr too.
             tell: called with a sentence about what a person might want to know.
             observe: called with every watch event that is sent to the changes queue.
-            template: what to play; None for template.yaml.
             prepare: whether to create the namespace of the Leases where it is missing.
         """
-        self._template = template or Template.load()
+        self._template = Template.load()
         self._kubeconfig, self._context, self._access = kubeconfig, context, access
         self._variables, self._observe = dict(environment or {}), observe
         self._of_function = dict(of_function or {})

@@ -16,7 +16,7 @@ from infra.release.functions import ROOT, zip_functions
 from infra.release.template import released
 
 # The locks whose packages are listed, by what they are the lock of.
-LOCKS: Final = {"functions": "requirements.txt", "forwarder": "requirements-forwarder.txt"}
+LOCKS: Final = {"functions": "infra/locks/requirements.txt", "forwarder": "infra/locks/requirements-forwarder.txt"}
 CHECKSUMS: Final = "SHA256SUMS"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.agents.delivery import Stores
 from tests.agents.host import ANSIBLE, world  # noqa: F401 -- a fixture
-from tests.integration.conftest import pytest_runtest_makereport, runtime  # noqa: F401 -- the same flow, and its log
+from tests.integration.conftest import runtime  # noqa: F401 -- the same flow
 from tests.integration.platform_team import Platform
 from tests.integration.test_first_ready import declare_repository
 from tests.servers.flux import PROGRAMS, flux

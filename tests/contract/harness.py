@@ -17,7 +17,7 @@ from shared.plan import Edit
 from shared.resources import BucketStateStore, GitStateStore, Secret
 from shared.settings import Settings
 from shared.writers import open_writer
-from shared.writers.memory import MemoryWriter
+from tests.contract.memory import MemoryWriter
 from tests.servers.process import free_port, private_environment, running
 from tests.servers.s3 import S3Server
 from tests.servers.sigv4 import Credentials

@@ -27,7 +27,7 @@ SAM = ROOT / ".venv-sam-{}.{}".format(*sys.version_info) / "bin" / "sam"
 
 @pytest.fixture(scope="session")
 def machine(python: str) -> Emulator:
-    """The emulator that SAM has, and the runtime client that requirements-emulation.txt names."""
+    """The emulator that SAM has, and the runtime client that infra/locks/requirements-emulation.txt names."""
 
     async def prepare() -> Emulator:
         own = await interpreter(python)

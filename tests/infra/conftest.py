@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,12 @@ import pytest
 
 from infra.artifacts import RUNTIME
 from tests.functions.interpreter import find_python
-from tests.infra.played import Played
 from tests.servers.process import ServerUnavailable
 
 ROOT = Path(__file__).parents[2]
 SAM = ROOT / ".venv-sam-{}.{}".format(*sys.version_info) / "bin"
 CYCLONEDX = ROOT / ".venv-release-{}.{}".format(*sys.version_info) / "bin" / "cyclonedx-py"
 IMAGE = f"registry.example.com/platform/landfall-forwarder@sha256:{'5' * 64}"
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Show what the functions said where a test of the whole flow fails."""
-    outcome: Any = yield
-    report = outcome.get_result()
-    at_work = getattr(item, "funcargs", {}).get("at_work")
-    if report.failed and isinstance(at_work, Played):
-        said = [line for line in at_work.log.tail(400) if '"_aws"' not in line]  # no metrics
-        report.sections.append(("the functions' log", "\n".join(said[-60:])))
 
 
 @pytest.fixture(scope="session")

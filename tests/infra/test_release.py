@@ -69,7 +69,6 @@ def test_another_tree_makes_the_same_bytes_of_new_dependencies(
     for part in ("infra", "functions", "shared"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / part, tree / part, ignore=ignored, copy_function=shutil.copy)
-    shutil.copy(ROOT / "requirements.txt", tree)
     monkeypatch.setenv("LANDFALL_CACHE", str(tmp_path / "cache"))
     name = "write-documents"  # has all that any function has
     build = [find_python(RUNTIME), str(tree / "infra" / "artifacts.py"), "--function", name, str(tmp_path / "built")]

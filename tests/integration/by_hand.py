@@ -13,7 +13,7 @@ from shared.reconcile.deliveries import write_documents
 from shared.reconcile.reports import report
 from shared.reconcile.works import place_works
 from shared.settings import Settings
-from shared.writers.memory import MemoryWriter
+from tests.contract.memory import MemoryWriter
 from tests.integration.kubernetes_proxy import KubernetesProxy, kubernetes_proxy
 from tests.integration.platform_team import API_VERSION, GROUP, Platform
 from tests.integration.test_documents import packed

@@ -1,10 +1,8 @@
 """The whole of Landfall beside real servers: one runtime for a module, one clean cluster for a test."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 
 from infra.local.runtime import LocalRuntime
@@ -27,16 +25,6 @@ def environment(git_server: GitServer) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", "local"),
         "AWS_REGION": "us-east-1",
     }
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Show what the functions said where a test of the whole flow fails."""
-    outcome: Any = yield
-    report = outcome.get_result()
-    running = getattr(item, "funcargs", {}).get("runtime")
-    if report.failed and isinstance(running, LocalRuntime):
-        report.sections.append(("the functions' log", "\n".join(running.log.tail(60))))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -16,7 +16,8 @@ from shared.errors import StateStoreNotReady
 from shared.plan import Written
 from shared.resources import BucketStateStore
 from shared.settings import Settings
-from shared.writers import open_writer, s3_http
+from shared.writers import open_writer
+from shared.writers.s3 import http as s3_http
 from tests.contract.harness import LOOPBACK, edit, secret_of, soon
 from tests.servers.certificates import Authority
 

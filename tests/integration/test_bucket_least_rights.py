@@ -135,7 +135,7 @@ async def test_a_bucket_in_front_of_a_host_of_ones_own_fails_the_check(monkeypat
         async def close(self) -> None:
             """Nothing was opened."""
 
-    monkeypatch.setattr("shared.writers.s3_http.DefaultResolver", Resolver)
+    monkeypatch.setattr("shared.writers.s3.http.DefaultResolver", Resolver)
     with run_minio(domain="s3.example.test") as server:
         store = BucketStore(server)
         port = server.endpoint.rpartition(":")[2]

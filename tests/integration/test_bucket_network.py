@@ -15,7 +15,7 @@ from shared.deadline import Deadline
 from shared.errors import OutOfTime, StoreUnavailable
 from shared.plan import Written
 from shared.settings import Settings
-from shared.writers.s3_client import Bucket
+from shared.writers.s3.client import Bucket
 from tests.contract.harness import BucketStore, edit, soon
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ async def test_a_directory_of_endless_objects_is_refused_to_those_who_prune_it_a
     async with store.open() as writer:
         many = {f"a/big/{number}": b"" for number in range(1100)}
         await writer.write([edit({**many, "a/small/x": b"", "b/x": b""})], soon())
-        monkeypatch.setattr("shared.writers.s3_survey.MAX_WALKED", 1000)
+        monkeypatch.setattr("shared.writers.s3.survey.MAX_WALKED", 1000)
         edits = [
             edit({"a/big/new": b""}, id="big", root="a/big", prune={"a/big"}),
             edit({"b/y": b""}, id="other", root="b", prune={"b"}),
@@ -69,7 +69,7 @@ async def test_files_that_are_too_much_together_are_not_read(minio: Minio, monke
     store.seed({"x": b"x" * 600, "y": b"y" * 600})
     async with store.open() as writer:
         assert await writer.read_many(["x", "y"], soon()) == {"x": b"x" * 600, "y": b"y" * 600}
-        monkeypatch.setattr("shared.writers.s3.MAX_READ_BYTES", 1000)
+        monkeypatch.setattr("shared.writers.s3.writer.MAX_READ_BYTES", 1000)
         assert await writer.read("x", soon()) == b"x" * 600
         with pytest.raises(TooLarge, match="2 files of the bucket are over 1000 bytes together"):
             await writer.read_many(["x", "y"], soon())

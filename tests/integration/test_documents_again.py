@@ -21,7 +21,7 @@ from shared.reconcile.connections import Connections
 from shared.reconcile.deliveries import write_documents
 from shared.reconcile.reports import report
 from shared.settings import Settings
-from shared.writers.memory import MemoryWriter
+from tests.contract.memory import MemoryWriter
 from tests.integration.by_hand import FINALIZERS, PLACEMENTS, Sent
 from tests.integration.kubernetes_proxy import KubernetesProxy, kubernetes_proxy
 from tests.integration.platform_team import API_VERSION, Platform

@@ -1,7 +1,6 @@
 """The scheduler: virtual time, an event loop that runs what is ready, and the calls that wait to be carried out."""
 
 import asyncio
-import contextlib
 import contextvars
 import heapq
 import threading
@@ -10,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
+
+from tests.interleavings.lockstep import Thread, ThreadKilled
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ class Step:
     errors: tuple[Callable[[], BaseException], ...]
     issued: float
     future: "asyncio.Future[Any] | None" = None
-    thread: "_Thread | None" = None
+    thread: "Thread | None" = None
     answered: bool = False
 
     @property
@@ -90,59 +91,7 @@ class Step:
         return self.actor.dead or self.answered or (self.future is not None and self.future.done())
 
 
-class ThreadKilled(BaseException):
-    """Unwinds a thread whose schedule is over."""
-
-
-class _Thread:
-    """A thread that runs only while the scheduler waits for it, so that it is one more coroutine."""
-
-    def __init__(self) -> None:
-        self._go = threading.Semaphore(0)
-        self._back = threading.Semaphore(0)
-        self._work: Callable[[], None] = lambda: None
-        self.idle = True
-        self.killed = False
-        self.step: Step | None = None  # that it waits for
-        self.answer: Any = None
-        self.failure: BaseException | None = None
-        threading.Thread(target=self._loop, daemon=True, name="lockstep").start()
-
-    def run(self, work: Callable[[], None]) -> None:
-        """Begin, and return when the work is done or waits for a step."""
-        self._work, self.idle = work, False
-        self.resume()
-
-    def resume(self) -> None:
-        """Go on, and return when the work is done or waits for a step."""
-        self._go.release()
-        self._back.acquire()
-
-    def wait(self) -> None:
-        """Let the scheduler go on; called in the thread."""
-        if self.killed:
-            raise ThreadKilled
-        self._back.release()
-        self._go.acquire()
-        if self.killed:
-            raise ThreadKilled
-
-    def kill(self) -> None:
-        """Unwind it."""
-        self.killed = True
-        self.resume()
-        self.killed = False
-
-    def _loop(self) -> None:
-        while True:
-            self._go.acquire()
-            with contextlib.suppress(ThreadKilled):
-                self._work()
-            self.idle = True
-            self._back.release()
-
-
-_idle_threads: list[_Thread] = []
+_idle_threads: list[Thread] = []
 _local = threading.local()
 
 
@@ -167,7 +116,7 @@ class Machine(_EventLoop):  # type: ignore[misc]
         self._ready: deque[asyncio.Handle] = deque()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._order = 0
-        self._threads: list[_Thread] = []
+        self._threads: list[Thread] = []
         self._kept: list[Actor] = []
 
     # What a client does.
@@ -199,7 +148,7 @@ class Machine(_EventLoop):  # type: ignore[misc]
         Args:
             timeout: seconds after which the client sees `late` instead of an answer.
         """
-        thread: _Thread = _local.thread
+        thread: Thread = _local.thread
         step = Step(CURRENT.get(), name, access, apply, errors, self.now, None, thread)
         self.pending.append(step)
         thread.step = step
@@ -212,7 +161,7 @@ class Machine(_EventLoop):  # type: ignore[misc]
 
     def sleep_in_thread(self, seconds: float) -> None:
         """Sleep, in such code."""
-        thread: _Thread = _local.thread
+        thread: Thread = _local.thread
         context = contextvars.copy_context()
         self.call_later(seconds, thread.resume, context=context)
         thread.wait()
@@ -375,7 +324,7 @@ class Machine(_EventLoop):  # type: ignore[misc]
         """Run code that is not asynchronous in a thread that takes turns with the scheduler."""
         del executor
         future: asyncio.Future[T] = asyncio.Future(loop=self)
-        thread = _idle_threads.pop() if _idle_threads else _Thread()
+        thread = _idle_threads.pop() if _idle_threads else Thread()
         self._threads.append(thread)
         context = contextvars.copy_context()
 

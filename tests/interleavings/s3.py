@@ -128,7 +128,7 @@ class _Body:
 
 @asynccontextmanager
 async def connected(bucket: Bucket) -> AsyncIterator[S3Client]:
-    """Yield a client, as `shared.writers.s3_http.connect` does."""
+    """Yield a client, as `shared.writers.s3.http.connect` does."""
     yield S3Client(bucket)
 
 

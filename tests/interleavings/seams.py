@@ -25,9 +25,9 @@ from shared.kube.connection import Connection
 from shared.reconcile.connections import Connections
 from shared.settings import Settings
 from shared.writers import git as _git  # noqa: F401 -- loaded before the clocks are replaced
-from shared.writers import s3_client
 from shared.writers.git import session as git_session
 from shared.writers.git import writer as git_writer
+from shared.writers.s3 import client as s3_client
 from tests.interleavings import s3
 from tests.interleavings.git_remote import Endpoint, Remote
 from tests.interleavings.kubernetes_api import ApiClient, Objects

@@ -30,13 +30,20 @@ class Certificate:
 class Authority:
     """A self-made certificate authority that keeps its files in one directory."""
 
-    def __init__(self, directory: Path, name: str = "Landfall test CA") -> None:
-        """Make the authority's key and its certificate, `directory`/ca.crt."""
+    def __init__(self, directory: Path, name: str = "Landfall test CA", *, identifiers: bool = True) -> None:
+        """Make the authority's key and its certificate, `directory`/ca.crt.
+
+        Args:
+            directory: where its files go.
+            name: of the authority.
+            identifiers: whether certificates have key identifiers; private authorities often leave them out.
+        """
+        self._identifiers = identifiers
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         now = dt.datetime.now(dt.UTC)
-        self._certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(self._name)
             .issuer_name(self._name)
@@ -46,9 +53,11 @@ class Authority:
             .not_valid_after(now + dt.timedelta(days=30))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(signs_certificates=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
         )
+        if identifiers:
+            own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+            builder = builder.add_extension(own, critical=False)
+        self._certificate = builder.sign(self._key, hashes.SHA256())
         self.ca = directory / "ca.crt"
         """The authority's certificate: what a client has to trust."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -82,9 +91,12 @@ class Authority:
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
+        if self._identifiers:
+            issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+            builder = builder.add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            ).add_extension(issuer, critical=False)
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName([_host(h) for h in hosts]), critical=False)
         made = Certificate(self._directory / f"{name}.crt", self._directory / f"{name}.key")

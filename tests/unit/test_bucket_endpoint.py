@@ -11,7 +11,7 @@ from shared.errors import StateStoreNotReady
 from shared.resources import BucketSpec, BucketStateStore, Secret
 from shared.settings import Settings
 from shared.writers.s3 import BucketWriter
-from shared.writers.s3_endpoint import Endpoint, read_endpoint
+from shared.writers.s3.endpoint import S3Endpoint, read_endpoint
 
 ODD_KEYS = [
     b"KEY\nID",
@@ -25,7 +25,7 @@ ODD_KEYS = [
 KEYS = {"accessKeyID": b"KEYID", "secretAccessKey": b"verysecret"}
 
 
-def endpoint_of(endpoint: str, **spec: Any) -> Endpoint:
+def endpoint_of(endpoint: str, **spec: Any) -> S3Endpoint:
     return read_endpoint(BucketSpec.model_validate({"endpoint": endpoint, "bucketName": "bucket", **spec}))
 
 

@@ -13,10 +13,10 @@ from aiohttp.client_reqrep import ConnectionKey
 from botocore.awsrequest import AWSPreparedRequest
 
 from shared.errors import StateStoreNotReady
-from shared.writers import s3_errors
-from shared.writers.s3_errors import Where
-from shared.writers.s3_http import GuardedSession
-from shared.writers.s3_put import Puts
+from shared.writers.s3 import errors as s3_errors
+from shared.writers.s3.errors import Where
+from shared.writers.s3.http import GuardedSession
+from shared.writers.s3.put import Puts
 
 if TYPE_CHECKING:
     from types import TracebackType

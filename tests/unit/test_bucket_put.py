@@ -18,7 +18,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import ClientError
 
-from shared.writers.s3_put import LARGEST_BYTES, Answer, Puts
+from shared.writers.s3.put import LARGEST_BYTES, PutAnswer, Puts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,13 +51,13 @@ class Sent:
 class Recorder:
     """Stands in for the HTTP session, because what it is given is what is tested."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: PutAnswer) -> None:
         self.sent: list[Sent] = []
         self._answers = list(answers)
 
-    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> Answer:
+    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> PutAnswer:
         self.sent.append(Sent(url, dict(headers), content))
-        return self._answers.pop(0) if self._answers else Answer(200, {"ETag": '"x"'}, b"")
+        return self._answers.pop(0) if self._answers else PutAnswer(200, {"ETag": '"x"'}, b"")
 
 
 class Client:
@@ -197,13 +197,15 @@ async def test_nothing_but_a_listing_that_succeeded_says_where_objects_go(
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(Answer(301, {"x-amz-bucket-region": "eu-central-1"}, b""), id="moved"),
-        pytest.param(Answer(307, {}, b""), id="moved-for-now"),
-        pytest.param(Answer(400, {}, b"<Error><Code>AuthorizationHeaderMalformed</Code></Error>"), id="wrong-region"),
-        pytest.param(Answer(200, {}, b"<Error><Code>InternalError</Code></Error>"), id="an-error-with-200"),
+        pytest.param(PutAnswer(301, {"x-amz-bucket-region": "eu-central-1"}, b""), id="moved"),
+        pytest.param(PutAnswer(307, {}, b""), id="moved-for-now"),
+        pytest.param(
+            PutAnswer(400, {}, b"<Error><Code>AuthorizationHeaderMalformed</Code></Error>"), id="wrong-region"
+        ),
+        pytest.param(PutAnswer(200, {}, b"<Error><Code>InternalError</Code></Error>"), id="an-error-with-200"),
     ],
 )
-async def test_what_is_out_of_the_ordinary_is_left_to_the_client(answer: Answer) -> None:
+async def test_what_is_out_of_the_ordinary_is_left_to_the_client(answer: PutAnswer) -> None:
     session, client = Recorder(answer), Client()
     puts = puts_after(LISTINGS["https"], session)
     for key in ("a", "b"):
@@ -214,7 +216,7 @@ async def test_what_is_out_of_the_ordinary_is_left_to_the_client(answer: Answer)
 
 async def test_a_refusal_is_raised_as_the_client_raises_it() -> None:
     body = b"<Error><Code>ExpiredToken</Code><Message>gone</Message></Error>"
-    session, client = Recorder(Answer(403, {"x-amz-request-id": "7"}, body)), Client()
+    session, client = Recorder(PutAnswer(403, {"x-amz-request-id": "7"}, body)), Client()
     with pytest.raises(ClientError) as caught:
         await puts_after(LISTINGS["https"], session).put(client, "a", b"")  # type: ignore[arg-type]
     assert caught.value.response["Error"]["Code"] == "ExpiredToken"
@@ -223,7 +225,7 @@ async def test_a_refusal_is_raised_as_the_client_raises_it() -> None:
 
 
 async def test_a_success_without_an_etag_is_none() -> None:
-    session = Recorder(Answer(200, {}, b"<html>Welcome</html>"))
+    session = Recorder(PutAnswer(200, {}, b"<html>Welcome</html>"))
     assert not await puts_after(LISTINGS["https"], session).put(Client(), "a", b"")  # type: ignore[arg-type]
 
 

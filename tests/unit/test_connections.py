@@ -11,7 +11,7 @@ from shared.errors import StateStoreNotReady
 from shared.reconcile.connections import MAX_WRITERS, Writers
 from shared.resources import BucketStateStore, GitStateStore, Secret, StateStore
 from shared.settings import Settings
-from shared.writers.memory import MemoryWriter
+from tests.contract.memory import MemoryWriter
 
 OURS = {"url": "https://git.example.com/fleet.git", "branch": "main", "path": "ours"}
 KEY = {"uid": "1", "version": "7"}

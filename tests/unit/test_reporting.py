@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,28 @@ SUITES = {
     ),
     "suites/test_top.py": "import pytest\n\n@pytest.mark.xfail(strict=True)\ndef test_top(): assert False\n",
 }
+FLOW = """
+from types import SimpleNamespace
+import pytest
+from infra.local.workers import Log
+
+@pytest.fixture
+def runtime(tmp_path):
+    log = Log(tmp_path / "functions.log")
+    log.write("write-canary", "it wrote")
+    log.write("write-canary", '{"_aws": "a metric"}')
+    yield SimpleNamespace(log=log)
+    log.close()
+
+def test_good(runtime): pass
+def test_bad(runtime): assert False
+"""
 
 
-def run(folder: Path, *arguments: str) -> str:
+def run(folder: Path, *arguments: str, suites: Mapping[str, str] = SUITES) -> str:
     """Run small suites with our reports, and return what a log would hold."""
     (folder / "conftest.py").write_text(CONFTEST)
-    for name, text in SUITES.items():
+    for name, text in suites.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     command = [
@@ -87,6 +104,13 @@ def test_a_person_who_asks_for_another_form_gets_that(tmp_path: Path) -> None:
     verbose = run(tmp_path, "-v")
     assert "suites/one/test_quick.py::test_one[0] PASSED" in verbose
     assert "tests done" not in verbose
+
+
+def test_a_failed_test_shows_what_the_functions_said_that_it_ran(tmp_path: Path) -> None:
+    said = run(tmp_path, "-v", suites={"suites/test_flow.py": FLOW})
+    assert said.count("the functions' log (runtime)") == 1
+    assert said.count("write-canary: it wrote") == 1
+    assert "_aws" not in said.partition("the functions' log")[2]
 
 
 async def test_a_long_block_says_how_far_it_is_until_it_ends() -> None:

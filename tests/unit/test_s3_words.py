@@ -16,8 +16,9 @@ from shared.errors import (
     StoreUnavailable,
     WriteRejected,
 )
-from shared.writers import s3_errors, s3_words
-from shared.writers.s3_errors import Where, unlike_s3
+from shared.writers.s3 import errors as s3_errors
+from shared.writers.s3 import words as s3_words
+from shared.writers.s3.errors import Where, unlike_s3
 from shared.writers.words import Redactor, find
 
 ACCESS, MISSING, SETTING = AccessDenied, StoreNotFound, StateStoreNotReady

@@ -97,7 +97,7 @@ def _binary() -> str:
     beside = Path(sys.executable).with_name("rclone")
     found = str(beside) if beside.is_file() else shutil.which("rclone")
     if found is None:
-        raise RuntimeError("rclone is missing: install requirements-local.txt, as `make demo` does")
+        raise RuntimeError("rclone is missing: install infra/locks/requirements-local.txt, as `make demo` does")
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from infra.local.emulation.commands import CannotInvoke, run
 from infra.local.template import ROOT
 
-LOCK: Final = ROOT / "requirements-emulation.txt"
+LOCK: Final = ROOT / "infra/locks/requirements-emulation.txt"
 VERSION: Final = "3.13"  # of the template's Runtime
 _ARCHITECTURES: Final = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 

@@ -14,7 +14,7 @@ from shared.plan import Edit, Existing, Outcome, Plan, Written, compute
 from shared.resources import GitAuthor
 from shared.writers.git import answers, commit
 from shared.writers.git.branch import Moved, OutcomeUnknown, Refused, Snapshot
-from shared.writers.git.endpoint import Endpoint
+from shared.writers.git.endpoint import GitEndpoint
 from shared.writers.git.isolation import Declined, are_alike, isolate
 from shared.writers.git.repository import Repository
 from shared.writers.git.session import ConnectionLost, Session
@@ -49,7 +49,7 @@ class Changeset:
 
     def __init__(  # noqa: PLR0917 -- what a writer has
         self,
-        endpoint: Endpoint,
+        endpoint: GitEndpoint,
         branch: str,
         author: GitAuthor,
         session: Session,

@@ -10,13 +10,14 @@ from shared.settings import Settings
 from shared.writers.git import remote as remotes
 from shared.writers.git.remote import Remote
 from shared.writers.git.session import Session
+from shared.writers.tls import tls_context
 from shared.writers.words import Redactor
 
 AUTH_METHODS = ("basicAuth", "ssh", "githubApp")
 GITHUB_USER: Final = "x-access-token"
 
 
-class Endpoint(Protocol):
+class GitEndpoint(Protocol):
     """A server with credentials.
 
     Attributes:
@@ -36,7 +37,7 @@ class Endpoint(Protocol):
         """Drop credentials that were refused, if they can be had anew; return whether that is so."""
 
 
-def open_endpoint(store: GitStateStore, secret: Secret | None, settings: Settings) -> Endpoint:
+def open_endpoint(store: GitStateStore, secret: Secret | None, settings: Settings) -> GitEndpoint:
     """Return the endpoint of a GitStateStore; nothing is sent yet.
 
     Raises:
@@ -79,12 +80,12 @@ class _HttpEndpoint:
 
             self._app = GitHubApp(secret, settings, self.redactor)
         else:
-            self._basic = smart_http.Credentials(_user(secret, remote), secret.require_line("password"))
+            self._basic = smart_http.BasicAuth(_user(secret, remote), secret.require_line("password"))
             if ":" in self._basic.user:
                 raise StateStoreNotReady(f"secret key username of Secret {secret.name} contains a colon: remove it")
             self.redactor.add(self._basic.password, user=self._basic.user)
         self._http = smart_http
-        self._context = smart_http.tls_context(settings, secret)
+        self._context = tls_context(settings.ca_bundle, secret.get("ca.crt"))
 
     def client(self, session: Session) -> GitClient:
         pool = self._http.pool_of(session, self._context)

@@ -18,7 +18,7 @@ from shared.resources import Secret
 from shared.settings import Settings
 from shared.writers.git import remote
 from shared.writers.git.session import ConnectionLost, Session
-from shared.writers.git.smart_http import Credentials, request
+from shared.writers.git.smart_http import BasicAuth, request
 from shared.writers.words import Redactor
 
 DEFAULT_API_URL: Final = "https://api.github.com"
@@ -60,10 +60,10 @@ class GitHubApp:
         self._key = key
         self._redactor = redactor
         self._lock = threading.Lock()
-        self._token: Credentials | None = None
+        self._token: BasicAuth | None = None
         self._renew_at = 0.0
 
-    def credentials(self, session: Session, pool: urllib3.PoolManager) -> Credentials:
+    def credentials(self, session: Session, pool: urllib3.PoolManager) -> BasicAuth:
         """Return user name and password for Git over HTTPS.
 
         Raises:
@@ -86,7 +86,7 @@ class GitHubApp:
         claims = {"iat": now - CLOCK_SKEW_SECONDS, "exp": now + JWT_SECONDS, "iss": self._app}
         return jwt.encode(claims, self._key, algorithm="RS256")
 
-    def _ask(self, session: Session, pool: urllib3.PoolManager) -> tuple[Credentials, float]:
+    def _ask(self, session: Session, pool: urllib3.PoolManager) -> tuple[BasicAuth, float]:
         """Return a new token, and the time on the wall clock at which it is to be renewed."""
         signed = self._signed()
         self._redactor.add(signed)
@@ -117,7 +117,7 @@ class GitHubApp:
         except (KeyError, TypeError, ValueError):
             raise StoreUnavailable(f"{self._host} answered without a token: check apiURL") from None
         self._redactor.add(token, user=USER)
-        return Credentials(USER, token), expires - RENEW_BEFORE_SECONDS
+        return BasicAuth(USER, token), expires - RENEW_BEFORE_SECONDS
 
     def _refusal(self, status: int, message: str) -> AccessDenied | StoreUnavailable:
         words = self._redactor.words(message)

@@ -23,7 +23,7 @@ _SIZE_BYTES: Final = 10  # of a size at most: 64 bits, seven of them a byte
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PackLimits:
     """What a pack may take.
 
     Attributes:
@@ -39,7 +39,7 @@ class Limits:
     need: Callable[[int], None]
 
 
-def objects(pack: io.BytesIO, limits: Limits, remote: str) -> Iterator[UnpackedObject]:
+def objects(pack: io.BytesIO, limits: PackLimits, remote: str) -> Iterator[UnpackedObject]:
     """Yield the objects of a pack, with what deltas stand for.
 
     A few hundred bytes of a pack may be a gigabyte of zeros. Each object tells its size before it is inflated, and each
@@ -67,7 +67,7 @@ def objects(pack: io.BytesIO, limits: Limits, remote: str) -> Iterator[UnpackedO
         data.close()
 
 
-def _admit(content: bytes, count: int, found: UnpackedObjectIterator, limits: Limits, remote: str) -> None:
+def _admit(content: bytes, count: int, found: UnpackedObjectIterator, limits: PackLimits, remote: str) -> None:
     """Record where the objects are, each once it is known that there is room for it."""
     left = limits.most
     kept = 2 * len(content)  # as it came, and as it is read

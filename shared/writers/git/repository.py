@@ -27,8 +27,8 @@ from dulwich.refs import Ref
 from shared.errors import LandfallError, StateStoreNotReady, StoreUnavailable, TooLarge
 from shared.writers.git.answers import RemoteText
 from shared.writers.git.branch import Moved, OutcomeUnknown, Refused, Snapshot
-from shared.writers.git.endpoint import Endpoint
-from shared.writers.git.pack import Limits
+from shared.writers.git.endpoint import GitEndpoint
+from shared.writers.git.pack import PackLimits
 from shared.writers.git.pack import objects as objects_of
 from shared.writers.git.session import ConnectionLost, Session
 from shared.writers.git.words import HTTPS, SSH
@@ -64,7 +64,7 @@ class Talking(Protocol):
 class Repository:
     """One branch of one repository, for one session."""
 
-    def __init__(self, endpoint: Endpoint, branch: str, session: Session) -> None:
+    def __init__(self, endpoint: GitEndpoint, branch: str, session: Session) -> None:
         self._endpoint = endpoint
         self._ref = Ref(b"refs/heads/" + branch.encode())
         self._session = session
@@ -245,7 +245,7 @@ class Repository:
     def _objects(self, pack: io.BytesIO, *, blobs: bool) -> Iterator[UnpackedObject]:
         remote = str(self._endpoint.remote)
         what = f"the pack of {remote}"
-        limits = Limits(
+        limits = PackLimits(
             self._session.settings.max_pack_bytes,
             blobs,
             lambda size: self._session.need_all(size, what),

@@ -27,8 +27,6 @@ from shared.errors import (
     StoreUnavailable,
     WriteRejected,
 )
-from shared.resources import Secret
-from shared.settings import Settings
 from shared.writers.git.remote import Remote
 from shared.writers.git.session import ConnectionLost, Session
 from shared.writers.git.words import HTTPS, SIGN_IN
@@ -65,7 +63,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class BasicAuth:
     """A user name and a password or token, for basic authentication (RFC 7617)."""
 
     user: str
@@ -75,29 +73,6 @@ class Credentials:
     def header(self) -> str:
         """The `Authorization` header; in UTF-8, as Git and its servers expect."""
         return f"Basic {base64.b64encode(f'{self.user}:{self.password}'.encode()).decode()}"
-
-
-def tls_context(settings: Settings, secret: Secret) -> ssl.SSLContext:
-    """Return a context that verifies against the system's CAs, the operator's and the Secret's `ca.crt`.
-
-    Raises:
-        StateStoreNotReady: one of the two is no PEM file of certificates.
-    """
-    context = ssl.create_default_context()
-    # Python 3.13 refuses private CAs that leave out optional extensions; Git's own client does not. Chain, dates
-    # and host name are verified all the same.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    try:
-        if settings.ca_bundle is not None:
-            context.load_verify_locations(cafile=settings.ca_bundle)
-    except (OSError, ssl.SSLError):
-        raise StateStoreNotReady("LANDFALL_CA_BUNDLE names no readable PEM file of certificates") from None
-    if secret.get("ca.crt"):
-        try:
-            context.load_verify_locations(cadata=secret.require_text("ca.crt"))
-        except (OSError, ValueError):
-            raise StateStoreNotReady(f"key ca.crt of Secret {secret.name} is no PEM certificate") from None
-    return context
 
 
 def pool_of(session: Session, context: ssl.SSLContext) -> urllib3.PoolManager:
@@ -174,7 +149,7 @@ class HttpClient(HttpGitClient):
         remote: Remote,
         session: Session,
         pool: urllib3.PoolManager,
-        credentials: Credentials,
+        credentials: BasicAuth,
         redactor: Redactor,
     ) -> None:
         # The new objects are in memory anyway, and some servers refuse a chunked upload: always send its length.

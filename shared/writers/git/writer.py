@@ -17,7 +17,7 @@ from shared.settings import Settings
 from shared.writers.base import Writer
 from shared.writers.git.branch import Snapshot
 from shared.writers.git.changeset import Changeset
-from shared.writers.git.endpoint import Endpoint, open_endpoint
+from shared.writers.git.endpoint import GitEndpoint, open_endpoint
 from shared.writers.git.session import Session
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class GitWriter(Writer):
     Nothing is on disk. Between operations it keeps the trees of the last commit that it saw, and no connection.
     """
 
-    def __init__(self, endpoint: Endpoint, store: GitStateStore, settings: Settings) -> None:
+    def __init__(self, endpoint: GitEndpoint, store: GitStateStore, settings: Settings) -> None:
         self._endpoint = endpoint
         self._branch = store.spec.branch
         self._author = store.spec.git_author

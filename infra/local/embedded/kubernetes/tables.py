@@ -13,15 +13,8 @@ _AMONG: Final = re.compile(r"(\S+)\s+(not)?in\s*\(([^)]*)\)")
 _META: Final = "meta.k8s.io/v1"
 
 
-def table(kind: Kind, objects: Sequence[Mapping[str, Any]], revision: int, *, headers: bool = True) -> dict[str, Any]:
-    """Return objects as a `Table`.
-
-    Args:
-        kind: of the objects.
-        objects: its rows.
-        revision: of the list.
-        headers: whether columns are described; in a watch only the first table does.
-    """
+def table(kind: Kind, objects: Sequence[Mapping[str, Any]], revision: int) -> dict[str, Any]:
+    """Return objects of a kind as a `Table`, with the revision of their list."""
     columns = [("Name", "string"), *((name, "string") for name, _ in kind.columns), ("Age", "string")]
     return {
         "kind": "Table",
@@ -30,9 +23,7 @@ def table(kind: Kind, objects: Sequence[Mapping[str, Any]], revision: int, *, he
         "columnDefinitions": [
             {"name": name, "type": type_, "format": "name" if name == "Name" else "", "description": "", "priority": 0}
             for name, type_ in columns
-        ]
-        if headers
-        else None,
+        ],
         "rows": [
             {
                 "cells": [

@@ -15,7 +15,7 @@ _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class S3Endpoint:
     """An endpoint, as the client is set up for it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Endpoint:
     fips: bool = False
 
 
-def read_endpoint(spec: BucketSpec) -> Endpoint:
+def read_endpoint(spec: BucketSpec) -> S3Endpoint:
     """Read `spec.endpoint` with what belongs to it.
 
     Raises:
@@ -50,8 +50,8 @@ def read_endpoint(spec: BucketSpec) -> Endpoint:
     shown = host if port == default_port(insecure=spec.insecure) else f"{host}:{port}"
     url = f"{'http' if spec.insecure else 'https'}://{shown}"
     if (aws := aws_host(host, port, insecure=spec.insecure)) is None:
-        return Endpoint(shown, _literal(host), url, DEFAULT_REGION, aws=False, insecure=spec.insecure)
-    return Endpoint(
+        return S3Endpoint(shown, _literal(host), url, DEFAULT_REGION, aws=False, insecure=spec.insecure)
+    return S3Endpoint(
         shown,
         None,
         url if aws.private else None,

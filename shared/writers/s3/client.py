@@ -15,11 +15,11 @@ from botocore.exceptions import ClientError
 from shared.deadline import Deadline
 from shared.errors import AccessDenied, LandfallError, OutOfTime, StoreUnavailable, TooLarge
 from shared.settings import Settings
-from shared.writers import s3_errors
-from shared.writers.s3_endpoint import Endpoint
-from shared.writers.s3_errors import Where
-from shared.writers.s3_http import Credentials, connect
-from shared.writers.s3_put import DIGEST_METADATA, Puts
+from shared.writers.s3 import errors as s3_errors
+from shared.writers.s3.endpoint import S3Endpoint
+from shared.writers.s3.errors import Where
+from shared.writers.s3.http import AccessKey, connect
+from shared.writers.s3.put import DIGEST_METADATA, Puts
 from shared.writers.words import Redactor
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Bucket:
     def __init__(
         self,
         name: str,
-        endpoint: Endpoint,
-        credentials: Credentials | None,
+        endpoint: S3Endpoint,
+        credentials: AccessKey | None,
         settings: Settings,
         ca: bytes | None = None,
     ) -> None:

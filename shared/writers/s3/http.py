@@ -1,4 +1,4 @@
-"""The HTTP side of the bucket writer: who may be talked to, whose certificates count, and no redirects."""
+"""The HTTP side of the bucket writer: who may be talked to, and no redirects."""
 
 import asyncio
 import base64
@@ -6,11 +6,10 @@ import functools
 import hashlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -26,9 +25,10 @@ from yarl import URL
 from shared.errors import StateStoreNotReady
 from shared.settings import Settings
 from shared.writers.network import check_address
-from shared.writers.s3_endpoint import Endpoint
-from shared.writers.s3_errors import Where, unlike_s3
-from shared.writers.s3_put import Answer, Puts
+from shared.writers.s3.endpoint import S3Endpoint
+from shared.writers.s3.errors import Where, unlike_s3
+from shared.writers.s3.put import PutAnswer, Puts
+from shared.writers.tls import tls_context
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -41,8 +41,8 @@ Networks = Sequence[IPv4Network | IPv6Network]
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """What requests are signed with."""
+class AccessKey:
+    """The access key that requests are signed with."""
 
     access_key_id: str = field(repr=False)
     secret_access_key: str = field(repr=False)
@@ -54,15 +54,14 @@ class GuardedResolver(AbstractResolver):
     See docs/failure-modes.md#24-forbidden-addresses.
     """
 
-    def __init__(self, allowed: Networks, inner: AbstractResolver | None = None) -> None:
+    def __init__(self, allowed: Networks) -> None:
         """Make it in the loop that it is used in.
 
         Args:
             allowed: networks that the operator allows although they are refused.
-            inner: does the looking up.
         """
         self._allowed = allowed
-        self._inner = DefaultResolver() if inner is None else inner
+        self._inner = DefaultResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -123,7 +122,7 @@ class GuardedSession(AIOHTTPSession):
             self._puts.learn(self, request, response.status_code)
         return response
 
-    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> Answer:
+    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> PutAnswer:
         """Send a PUT over the same connections as `send`, without what aiobotocore makes and reads around it.
 
         Raises:
@@ -132,7 +131,7 @@ class GuardedSession(AIOHTTPSession):
         session = await self._get_session(None)
         response = await session.request("PUT", url=URL(url, encoded=True), headers=headers, data=content)
         async with response:
-            return Answer(response.status, response.headers, await response.read())
+            return PutAnswer(response.status, response.headers, await response.read())
 
     def _build_verify_context(self) -> ssl.SSLContext:
         return self._tls
@@ -151,7 +150,7 @@ class _WithoutRedirects:
 
 @asynccontextmanager
 async def connect(  # noqa: PLR0917 -- what a client is made of
-    endpoint: Endpoint, credentials: Credentials | None, settings: Settings, ca: bytes | None, puts: Puts, where: Where
+    endpoint: S3Endpoint, credentials: AccessKey | None, settings: Settings, ca: bytes | None, puts: Puts, where: Where
 ) -> AsyncIterator["S3Client"]:
     """Open a client for an endpoint in the running loop, and close it at the end.
 
@@ -229,43 +228,6 @@ def _add_md5(params: dict[str, Any], **_: Any) -> None:
     """Add what servers ask for that know none of the newer checksums; DeleteObjects has no parameter for it."""
     md5 = hashlib.md5(params["body"], usedforsecurity=False).digest()
     params["headers"].setdefault("Content-MD5", base64.b64encode(md5).decode())
-
-
-def tls_context(bundle: Path | None, pem: bytes | None) -> ssl.SSLContext:
-    """Return a context that verifies servers against the system's CAs and the given ones.
-
-    Args:
-        bundle: a PEM file of the operator's (`LANDFALL_CA_BUNDLE`).
-        pem: the value of the Secret's `ca.crt`.
-
-    Raises:
-        StateStoreNotReady: one of them holds no certificates; the sentence names it.
-    """
-    context = ssl.create_default_context()
-    for what, text in _authorities(bundle, pem):
-        try:
-            context.load_verify_locations(cadata=text)
-        except (ssl.SSLError, ValueError):
-            raise StateStoreNotReady(f"{what} holds no PEM certificates: write those of the server's CA") from None
-        # Python 3.13 refuses CAs without key identifiers, which private ones often are; the chain, its dates and the
-        # host name are verified all the same.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
-
-
-def _authorities(bundle: Path | None, pem: bytes | None) -> Iterable[tuple[str, str]]:
-    if bundle is not None:
-        try:
-            yield "LANDFALL_CA_BUNDLE", bundle.read_text()
-        except (OSError, UnicodeDecodeError):
-            raise StateStoreNotReady(
-                "the file of LANDFALL_CA_BUNDLE cannot be read: the operator must put it into the artifact"
-            ) from None
-    if pem:
-        try:
-            yield "key ca.crt of the Secret", pem.decode()
-        except UnicodeDecodeError:
-            raise StateStoreNotReady("key ca.crt of the Secret is not text: write the CA's PEM") from None
 
 
 @functools.cache

@@ -35,7 +35,7 @@ from shared.errors import (
     StoreUnavailable,
     WriteRejected,
 )
-from shared.writers.s3_words import IN_TROUBLE, meaning_of, right_for
+from shared.writers.s3.words import IN_TROUBLE, meaning_of, right_for
 from shared.writers.words import Meaning, Redactor
 
 # What a client's call can raise; TimeoutError is an OSError.

@@ -8,7 +8,7 @@ from shared import paths
 from shared.deadline import Deadline
 from shared.errors import AccessDenied
 from shared.plan import MAX_WALKED, Edit, Listing
-from shared.writers.s3_client import Bucket, Entry
+from shared.writers.s3.client import Bucket, Entry
 
 # A page of 1,000 keys costs about as much as this many look-ups: the time to read its XML, and a round trip in which
 # as many look-ups run side by side.
@@ -35,13 +35,13 @@ async def survey(bucket: Bucket, edits: Sequence[Edit], deadline: Deadline) -> L
     Raises:
         StateStoreError, OutOfTime: as `Bucket`.
     """
-    search = _Search(bucket, edits, deadline)
+    search = _Listings(bucket, edits, deadline)
     found = await search.run()
     _drop_markers(found, edits)
     return Listing(await _digests(bucket, edits, found, deadline), search.unread)
 
 
-class _Search:
+class _Listings:
     """Finds objects.
 
     Attributes:

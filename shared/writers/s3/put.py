@@ -91,7 +91,7 @@ class Signer:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PutAnswer:
     """What a server answers; the names of the headers count in any case."""
 
     status: int
@@ -102,7 +102,7 @@ class Answer:
 class Sender(Protocol):
     """The client's HTTP session, as far as it is needed here."""
 
-    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> Answer:
+    async def put(self, url: str, headers: Mapping[str, str], content: bytes) -> PutAnswer:
         """Send a PUT with exactly these headers, to a URL that is quoted already."""
 
 
@@ -177,7 +177,7 @@ class Puts:
         )
         return bool(reply.get("ETag"))
 
-    async def _send(self, target: _Target, credentials: ReadOnlyCredentials, key: str, content: bytes) -> Answer:
+    async def _send(self, target: _Target, credentials: ReadOnlyCredentials, key: str, content: bytes) -> PutAnswer:
         quoted = quote(key, safe="/~")
         digest = hashlib.sha256(content).hexdigest()
         headers = {
@@ -201,7 +201,7 @@ class Puts:
         return await target.session.put(target.url + quoted, headers, content)
 
 
-def _refusal(answer: Answer) -> ClientError:
+def _refusal(answer: PutAnswer) -> ClientError:
     """Return what the client would raise."""
     response = {"status_code": answer.status, "headers": answer.headers, "body": answer.body}
     parsed: Any = create_parser("rest-xml").parse(response, None)  # type: ignore[arg-type]  # an error needs no shape

@@ -12,10 +12,10 @@ from shared.resources import BucketStateStore, Secret
 from shared.settings import Settings
 from shared.writers.base import Writer
 from shared.writers.network import check_address
-from shared.writers.s3_client import Bucket
-from shared.writers.s3_endpoint import Endpoint, check_bucket_name, read_endpoint
-from shared.writers.s3_http import Credentials
-from shared.writers.s3_survey import digest, survey
+from shared.writers.s3.client import Bucket
+from shared.writers.s3.endpoint import S3Endpoint, check_bucket_name, read_endpoint
+from shared.writers.s3.http import AccessKey
+from shared.writers.s3.survey import digest, survey
 
 MAX_READ_BYTES: Final = 64 * 1024 * 1024  # of files that are read together
 PERMISSION_CHECK: Final = ".kratix-write-permission-check"
@@ -184,7 +184,7 @@ def _version(edit: Edit) -> str:
     return whole.hexdigest()
 
 
-def _credentials(store: BucketStateStore, secret: Secret | None, endpoint: Endpoint) -> Credentials | None:
+def _credentials(store: BucketStateStore, secret: Secret | None, endpoint: S3Endpoint) -> AccessKey | None:
     method = store.spec.auth_method or "accessKey"
     if method == "IAM":
         if not endpoint.aws:
@@ -205,4 +205,4 @@ def _credentials(store: BucketStateStore, secret: Secret | None, endpoint: Endpo
             f"secret key accessKeyID of Secret {secret.name} holds a space or a letter that no access key has: write"
             " the access key's id alone"
         )
-    return Credentials(access_key, secret.require_line("secretAccessKey"))
+    return AccessKey(access_key, secret.require_line("secretAccessKey"))
