@@ -154,9 +154,9 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 lock: $(UV) ## resolve pyproject.toml into requirements*.txt (UPGRADE=--upgrade takes newer versions)
 	@echo "Resolving pyproject.toml"
 	@$(COMPILE) pyproject.toml -o requirements.txt
-	@$(COMPILE) pyproject.toml --group local -c requirements.txt -o requirements-local.txt
+	@$(COMPILE) pyproject.toml --extra cli --group local -c requirements.txt -o requirements-local.txt
 	@$(COMPILE) --group forwarder -c requirements.txt -o requirements-forwarder.txt
-	@$(COMPILE) pyproject.toml --group dev -c requirements-local.txt -c requirements-forwarder.txt -o requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra cli --group dev -c requirements-local.txt -c requirements-forwarder.txt -o requirements-dev.txt
 	@$(COMPILE) --group sam -o requirements-sam.txt
 	@$(COMPILE) --group audit -o requirements-audit.txt
 	@$(COMPILE) --group release -o requirements-release.txt
