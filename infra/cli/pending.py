@@ -1,0 +1,178 @@
+"""What the next write would put and delete for a Destination: the functions' own decisions and edits, nothing written.
+
+This is the one place that assembles them. A change here is caught by tests/cli/test_agreement.py, which writes.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from infra.cli.fleet import Fleet
+from shared import paths
+from shared.documents import Limits
+from shared.errors import InvalidObject, LandfallError, StateStoreNotReady
+from shared.kube import Key
+from shared.plan import Edit
+from shared.reconcile.decisions import Decision, Write, decide
+from shared.reconcile.locations import Location, left_behind, old_files, recorded
+from shared.reconcile.placing import Target
+from shared.reconcile.view import View
+from shared.resources import CLEANUP_FINALIZER, Destination, StateStore
+
+
+@dataclass
+class Pending:
+    """What the functions would do for one Destination.
+
+    Attributes:
+        key: of the Destination.
+        store: that it writes to; None where it has none that can be read.
+        root: its directory there.
+        why_not: why nothing would be written; empty where something may be.
+        targets: how its WorkPlacements become edits, once `records` of mode none have been read.
+        canary: the edit of its canary documents.
+        leaving: deletions at locations that it leaves, with the State Store of each.
+        left: locations whose files stay, because its `cleanup` is `none`.
+    """
+
+    key: Key
+    store: StateStore | None = None
+    root: str = ""
+    why_not: str = ""
+    target: Target | None = None
+    canary: Edit | None = None
+    leaving: list[tuple[StateStore, Edit]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    errors: dict[str, LandfallError] = field(default_factory=dict)
+
+    def records(self) -> list[str]:
+        """Return the paths that have to be read before `edits` can be made (mode none)."""
+        return [] if self.target is None else self.target.record_paths()
+
+    def edits(self, fleet: Fleet, limits: Limits, records: Mapping[str, bytes]) -> Iterator[tuple[StateStore, Edit]]:
+        """Yield each edit with where it goes; what is refused goes to `errors` under the name of what it is for."""
+        if self.canary is not None and self.store is not None:
+            yield self.store, self.canary
+        if self.target is not None:
+            self.target.records = records
+            uid = self.target.destination.metadata.uid
+            kept = fleet.others_within(self.target.store, self.root, uid) - {self.root}
+            for edit, _ in self.target.edits(limits, ()):
+                named = replace(edit, id=f"{_id(self.key)} {edit.id}")
+                yield self.target.store, replace(named, keep=named.keep | kept) if kept else named
+            for key, error in self.target.refused.items():
+                self.errors[f"workplacement/{'/'.join(key)}"] = error
+        yield from self.leaving
+
+
+def pending(key: Key, fleet: Fleet) -> Pending:
+    """Return what the functions would do for a Destination as it is in the fleet.
+
+    The fleet has all Destinations and State Stores, and the WorkPlacements of this one.
+    """
+    obj = fleet.destinations[key]
+    found = Pending(key)
+    try:
+        destination = Destination.parse(obj)
+    except InvalidObject as error:
+        found.why_not = str(error)
+        return found
+    try:
+        found.store = fleet.view.store(destination)
+        if found.store is not None:
+            found.root = paths.destination_root(found.store, destination)
+    except LandfallError as error:
+        found.why_not = str(error)
+    decision = _decide(key, destination, fleet)
+    if decision is None:
+        return found
+    if decision.cleanup:
+        _leave_all(found, destination, fleet)
+        return found
+    if decision.write is None:
+        found.why_not = decision.verdict.message if decision.verdict is not None else "it is being deleted"
+        return found
+    owner = fleet.owner(decision.write.store, found.root)
+    if owner is not None and owner.metadata.uid != destination.metadata.uid:
+        found.why_not = f"Destination {owner.name} has the same path in the same State Store: change one of them"
+        return found
+    _write(found, destination, decision.write, fleet)
+    return found
+
+
+def _write(found: Pending, destination: Destination, write: Write, fleet: Fleet) -> None:
+    """Plan the write of a Destination's documents, and the cleanup of where it has been before."""
+    obj = fleet.destinations[found.key]
+    current = Location.of(destination, write.store)
+    remove = write.edit.remove | old_files(obj, current)
+    found.canary = replace(write.edit, id=f"{_id(found.key)} canary", remove=remove)
+    found.target = Target(destination, write.store)
+    for key, placement in fleet.placements_of(found.key).items():
+        found.target.add(key, placement)
+        found.target.wanted.add(key)
+    others = left_behind(obj, current)
+    if destination.spec.cleanup == "all":
+        _leave(found, destination, others, fleet, current)
+    else:
+        found.left = [str(location) for location in others]
+
+
+def _decide(key: Key, destination: Destination, fleet: Fleet) -> Decision | None:
+    decision = decide(key, fleet.view)
+    if decision is None or decision.write is not None or decision.verdict is None or decision.verdict.reason:
+        return decision
+    # A finalizer that is not needed goes first; with that change the Destination is written.
+    obj = fleet.destinations[key]
+    finalizers = [name for name in destination.metadata.finalizers if name != CLEANUP_FINALIZER]
+    without = {**obj, "metadata": {**obj["metadata"], "finalizers": finalizers}}
+    return decide(key, View("", {**fleet.destinations, key: without}, fleet.stores))
+
+
+def _leave_all(found: Pending, destination: Destination, fleet: Fleet) -> None:
+    """Plan the cleanup of a Destination that is being deleted."""
+    known = recorded(fleet.destinations[found.key])
+    if known is None:
+        if found.store is None:
+            found.why_not = f"its State Store is needed to clean up: {found.why_not or 'not found'}"
+            return
+        known = (Location.of(destination, found.store),)
+    _leave(found, destination, known, fleet, None)
+
+
+def _leave(
+    found: Pending, destination: Destination, locations: tuple[Location, ...], fleet: Fleet, current: Location | None
+) -> None:
+    for number, location in enumerate(locations):
+        try:
+            store = location.store(fleet.view)
+            if store is None:
+                raise StateStoreNotReady(f"{location.kind}/{location.name}: not found")
+            kept = set(fleet.others_within(store, location.root, destination.metadata.uid))
+            if current is not None and current.place == location.place:
+                kept |= _own(current, location.root, destination)
+        except LandfallError as error:
+            found.errors[str(location)] = error
+            continue
+        prune = frozenset({location.root})
+        edit_id = f"{_id(found.key)} cleanup {number}"
+        found.leaving.append((store, Edit(edit_id, destination.name, location.root, prune=prune, keep=frozenset(kept))))
+
+
+def _own(current: Location, root: str, destination: Destination) -> set[str]:
+    """Return what a living Destination has now of a directory that it is leaving in the same place.
+
+    Raises:
+        InvalidObject: its documents may lie anywhere in that directory, so that none may be deleted.
+    """
+    if paths.is_within(current.root, root):
+        return {current.root}
+    if not paths.is_within(root, current.root):
+        return set()
+    if destination.spec.filepath.mode == "nestedByMetadata":
+        return {paths.join(current.root, directory) for directory in ("dependencies", "resources")}
+    raise InvalidObject(
+        f"path {root!r} lies inside the Destination's new path: remove by hand what is not wanted there"
+    )
+
+
+def _id(key: Key) -> str:
+    return f"{key[0]}/{key[1]}"
