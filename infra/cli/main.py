@@ -263,6 +263,7 @@ async def _changes(
     contents: bool = True,
 ) -> list[changing.DestinationChanges]:
     await fleet.read_placements(keys, session.cluster, session.deadline)
+    await fleet.read_claims(session.settings.lease_namespace, session.cluster, session.deadline)
     async with session.stores(fleet) as stores:
         return await changing.changes(
             keys,

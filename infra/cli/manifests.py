@@ -18,10 +18,10 @@ from infra.cli.fleet import Fleet
 from infra.cli.session import Session
 from shared.errors import InvalidObject, KubernetesError
 from shared.kube import Key, Object, key_of
-from shared.kube.cluster import PLURALS
+from shared.kube.kinds import PLURALS
 from shared.reconcile import placements
-from shared.resources import STORE_KINDS, Destination
-from shared.schedule import Placed, schedule
+from shared.resources import STORE_KINDS
+from shared.schedule import DestinationInfo, Placed, schedule
 from shared.works import DESTINATION_LABEL, GROUP_LABEL, WORK_LABEL, Work
 
 _KINDS: Final = ("Destination", *STORE_KINDS, "Work", "Secret")
@@ -86,7 +86,9 @@ async def lay_over(fleet: Fleet, objects: Iterable[Object], session: Session) ->
     Raises:
         LandfallError: the API server would refuse an object; its own words are given.
     """
-    after = Fleet(dict(fleet.destinations), dict(fleet.stores), dict(fleet.placements), dict(fleet.secrets))
+    after = Fleet(
+        dict(fleet.destinations), dict(fleet.stores), dict(fleet.placements), dict(fleet.secrets), fleet.claims
+    )
     concerned: set[Key] = set()
     works: list[Object] = []
     relabelled = False
@@ -182,7 +184,7 @@ async def _reschedule(obj: Object, fleet: Fleet, session: Session) -> set[Key]:
     new: dict[Key, Object] = {}
     for placement in plan.placements:
         at = near.get(placement.destination)
-        want = placements.wanted(work, placement, "" if at is None else at.spec.filepath.mode)
+        want = placements.wanted(work, placement, "" if at is None else at.mode)
         new[key_of(want)] = _merged(placed.get(placement.name), want)
     for gone in plan.dangling:
         new[namespace, gone] = _deleted(placed[gone])
@@ -196,13 +198,13 @@ async def _reschedule(obj: Object, fleet: Fleet, session: Session) -> set[Key]:
     return concerned
 
 
-def _near(namespace: str, fleet: Fleet) -> dict[str, Destination]:
+def _near(namespace: str, fleet: Fleet) -> dict[str, DestinationInfo]:
     """Return the Destinations that a Work of a namespace may go to, by name."""
-    near: dict[str, Destination] = {}
+    near: dict[str, DestinationInfo] = {}
     for key, obj in fleet.destinations.items():
         if key[0] in {"", namespace}:
             with contextlib.suppress(InvalidObject):  # it takes nothing until it can be read
-                near[key[1]] = Destination.parse(obj)
+                near[key[1]] = DestinationInfo.of(obj)
     return near
 
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from infra.cli.fleet import Fleet
-from shared import paths
+from shared import conditions, paths
 from shared.documents import Limits
 from shared.errors import InvalidObject, LandfallError, StateStoreNotReady
 from shared.kube import Key
 from shared.plan import Edit
 from shared.reconcile.decisions import Decision, Write, decide
 from shared.reconcile.locations import Location, left_behind, old_files, recorded
+from shared.reconcile.pausing import is_store_paused
 from shared.reconcile.placing import Target
-from shared.reconcile.view import View
 from shared.resources import CLEANUP_FINALIZER, Destination, StateStore
 
 
@@ -56,7 +56,7 @@ class Pending:
             self.target.records = records
             uid = self.target.destination.metadata.uid
             kept = fleet.others_within(self.target.store, self.root, uid) - {self.root}
-            for edit, _ in self.target.edits(limits, ()):
+            for edit, _ in self.target.edits(limits):
                 named = replace(edit, id=f"{_id(self.key)} {edit.id}")
                 yield self.target.store, replace(named, keep=named.keep | kept) if kept else named
             for key, error in self.target.refused.items():
@@ -93,7 +93,8 @@ def pending(key: Key, fleet: Fleet) -> Pending:
         return found
     owner = fleet.owner(decision.write.store, found.root)
     if owner is not None and owner.metadata.uid != destination.metadata.uid:
-        found.why_not = f"Destination {owner.name} has the same path in the same State Store: change one of them"
+        leaving = fleet.is_leaving(owner, decision.write.store, found.root)
+        found.why_not = conditions.path_clash(decision.reference, owner.name, leaving=leaving).message
         return found
     _write(found, destination, decision.write, fleet)
     return found
@@ -124,7 +125,7 @@ def _decide(key: Key, destination: Destination, fleet: Fleet) -> Decision | None
     obj = fleet.destinations[key]
     finalizers = [name for name in destination.metadata.finalizers if name != CLEANUP_FINALIZER]
     without = {**obj, "metadata": {**obj["metadata"], "finalizers": finalizers}}
-    return decide(key, View("", {**fleet.destinations, key: without}, fleet.stores))
+    return decide(key, replace(fleet.view, destinations={key: without}))
 
 
 def _leave_all(found: Pending, destination: Destination, fleet: Fleet) -> None:
@@ -146,6 +147,8 @@ def _leave(
             store = location.store(fleet.view)
             if store is None:
                 raise StateStoreNotReady(f"{location.kind}/{location.name}: not found")
+            if is_store_paused(location.store_key, fleet.view):
+                raise StateStoreNotReady(f"{location.kind}/{location.name} is paused: its files stay until it is not")
             kept = set(fleet.others_within(store, location.root, destination.metadata.uid))
             if current is not None and current.place == location.place:
                 kept |= _own(current, location.root, destination)

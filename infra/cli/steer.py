@@ -12,7 +12,7 @@ from infra.cli.targets import Named
 from shared import conditions, steering
 from shared.errors import InvalidObject, KubernetesError, StoreUnavailable
 from shared.kube import Object
-from shared.kube.cluster import PLURALS
+from shared.kube.kinds import PLURALS
 
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _OK: Final = 300

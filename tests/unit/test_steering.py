@@ -62,7 +62,7 @@ def test_an_event_is_worth_a_look_until_the_status_answers_what_annotations_ask(
 @pytest.mark.parametrize("leaving", [False, True])
 def test_a_paused_destination_is_neither_written_nor_cleaned_and_says_so(at: str, leaving: bool) -> None:
     mark = {PAUSED_ANNOTATION: "true"}
-    metadata = {"finalizers": ["kratix.io/destination-cleanup"]}
+    metadata: dict[str, Any] = {"finalizers": ["kratix.io/destination-cleanup"]}
     metadata |= {"deletionTimestamp": "2026-01-01T00:00:00Z"} if leaving else {}
     obj = destination(mark if at == "destination" else {}, READY, **metadata)
     obj["spec"]["cleanup"] = "all"
