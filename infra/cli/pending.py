@@ -1,6 +1,6 @@
 """What the next write would put and delete for a Destination: the functions' own decisions and edits, nothing written.
 
-This is the one place that assembles them. A change here is caught by tests/cli/test_agreement.py, which writes.
+This is the one place that assembles them. tests/integration/test_diff_agrees.py compares it with what is then written.
 """
 
 from collections.abc import Iterator, Mapping
@@ -52,16 +52,23 @@ class Pending:
         """Yield each edit with where it goes; what is refused goes to `errors` under the name of what it is for."""
         if self.canary is not None and self.store is not None:
             yield self.store, self.canary
-        if self.target is not None:
-            self.target.records = records
-            uid = self.target.destination.metadata.uid
-            kept = fleet.others_within(self.target.store, self.root, uid) - {self.root}
-            for edit, _ in self.target.edits(limits):
-                named = replace(edit, id=f"{_id(self.key)} {edit.id}")
-                yield self.target.store, replace(named, keep=named.keep | kept) if kept else named
-            for key, error in self.target.refused.items():
-                self.errors[f"workplacement/{'/'.join(key)}"] = error
-        yield from self.leaving
+        documents = [] if self.target is None else list(self._documents(self.target, fleet, limits, records))
+        if self.target is None or not self.target.destination.metadata.being_deleted:
+            yield from documents
+            yield from self.leaving
+        else:  # its WorkPlacements go first, and what one of them cannot delete holds everything else
+            yield from documents if self.target.refused else self.leaving
+
+    def _documents(
+        self, target: Target, fleet: Fleet, limits: Limits, records: Mapping[str, bytes]
+    ) -> Iterator[tuple[StateStore, Edit]]:
+        target.records = records
+        kept = fleet.others_within(target.store, self.root, target.destination.metadata.uid) - {self.root}
+        for edit, _ in target.edits(limits):
+            named = replace(edit, id=f"{_id(self.key)} {edit.id}")
+            yield target.store, replace(named, keep=named.keep | kept) if kept else named
+        for key, error in target.refused.items():
+            self.errors[f"workplacement/{'/'.join(key)}"] = error
 
 
 def pending(key: Key, fleet: Fleet) -> Pending:
@@ -106,15 +113,23 @@ def _write(found: Pending, destination: Destination, write: Write, fleet: Fleet)
     current = Location.of(destination, write.store)
     remove = write.edit.remove | old_files(obj, current)
     found.canary = replace(write.edit, id=f"{_id(found.key)} canary", remove=remove)
-    found.target = Target(destination, write.store)
-    for key, placement in fleet.placements_of(found.key).items():
-        found.target.add(key, placement)
-        found.target.wanted.add(key)
+    found.target = _target(found.key, destination, write.store, fleet)
     others = left_behind(obj, current)
     if destination.spec.cleanup == "all":
         _leave(found, destination, others, fleet, current)
     else:
         found.left = [str(location) for location in others]
+
+
+def _target(key: Key, destination: Destination, store: StateStore, fleet: Fleet) -> Target:
+    """Return a Destination's WorkPlacements; those of one that is being deleted are deleted with it."""
+    target = Target(destination, store)
+    for own, obj in fleet.placements_of(key).items():
+        deleted_at = obj["metadata"].get("deletionTimestamp") or destination.metadata.deletion_timestamp
+        placement = {**obj, "metadata": {**obj["metadata"], "deletionTimestamp": deleted_at}} if deleted_at else obj
+        target.add(own, placement)
+        target.wanted.add(own)
+    return target
 
 
 def _decide(key: Key, destination: Destination, fleet: Fleet) -> Decision | None:
@@ -130,6 +145,10 @@ def _decide(key: Key, destination: Destination, fleet: Fleet) -> Decision | None
 
 def _leave_all(found: Pending, destination: Destination, fleet: Fleet) -> None:
     """Plan the cleanup of a Destination that is being deleted."""
+    if found.store is not None:
+        owner = fleet.owner(found.store, found.root)
+        if owner is None or owner.metadata.uid == destination.metadata.uid:
+            found.target = _target(found.key, destination, found.store, fleet)
     known = recorded(fleet.destinations[found.key])
     if known is None:
         if found.store is None:
