@@ -120,15 +120,17 @@ class Fleet:
         if claimed is not None and stands is Standing.LEAVES:
             return Destination.parse(self.destinations[claimed])
         wanting = self._wanted.get(there[0], {}).get(root, ())
-        found = next((key for key in wanting if key == claimed or self._may_have(key, there)), None)
+        found = next((key for key in wanting if key == claimed or self._has(key, there)), None)
         if found is None and not self.claims:
             found = next((key for key in wanting if standing(key, there, self.view) is Standing.LEAVES), None)
         return None if found is None else Destination.parse(self.destinations[found])
 
-    def _may_have(self, key: Key, there: tuple[str, str]) -> bool:
-        """Whether a Destination gets a directory that it does not have yet: it does if it may be written."""
+    def _has(self, key: Key, there: tuple[str, str]) -> bool:
+        """Whether a Destination gets a directory: it may be written, or where claims are not known, it has been."""
         if standing(key, there, self.view) is not Standing.HAS:
             return False
+        if not self.claims and any((at.place, at.root) == there for at in recorded(self.destinations[key]) or ()):
+            return True
         decision = decide(key, self.view)
         return decision is not None and decision.write is not None
 

@@ -92,14 +92,18 @@ class World:
 
     async def everything(self, only: Iterable[str] = ()) -> None:
         """Let everything be looked at, as a resync does."""
-        queues = self.connections.queues
-        assert isinstance(queues, Sent)
         fleet = await Fleet.read(self.session.cluster, self.session.deadline)
         named = [Reference(kind="Destination", namespace=key[0], name=key[1]) for key in fleet.destinations]
         named += [Reference(kind=kind, namespace=namespace, name=name) for kind, namespace, name in fleet.stores]
         for kind in ("Work", "WorkPlacement"):
             async for page in self.session.cluster.pages(kind, self.session.deadline, metadata_only=True):
                 named += [Reference(kind=kind, namespace=key_of(obj)[0], name=key_of(obj)[1]) for obj in page]
+        await self.happens(named, only)
+
+    async def happens(self, named: Iterable[Reference], only: Iterable[str] = ()) -> None:
+        """Let the functions follow events about objects."""
+        queues = self.connections.queues
+        assert isinstance(queues, Sent)
         queues.messages = []
         told = {str(number): [Change(reference)] for number, reference in enumerate(named)}
         assert await decide_changes(told, self.connections, Deadline.after(60)) == {}
@@ -108,6 +112,8 @@ class World:
     async def foretold(self, manifests: list[Object]) -> list[DestinationChanges]:
         """Return what the command says that the next write does, once manifests are applied."""
         fleet = await Fleet.read(self.session.cluster, self.session.deadline)
+        settings = self.session.settings
+        await fleet.read_claims(settings.lease_namespace, self.session.cluster, self.session.deadline)
         keys: list[Key] = sorted(fleet.destinations)
         if manifests:
             fleet, _ = await lay_over(fleet, manifests, self.session)
@@ -116,7 +122,7 @@ class World:
         await fleet.read_placements(keys, self.session.cluster, self.session.deadline)
         fleet.placements |= before
         opener = self.connections.opener
-        stores = Stores(self.session.cluster, self.session.settings, fleet, "cluster", opener)
+        stores = Stores(self.session.cluster, settings, fleet, "cluster", opener)
         return await changes(keys, fleet, stores, self.session.limits, self.session.deadline)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from infra.cli.changes import DestinationChanges
+from shared.messages import Reference
+from shared.steering import PAUSED_ANNOTATION
 from tests.integration.console_world import World
 from tests.integration.platform_team import API_VERSION, GROUP, Platform
 from tests.integration.test_documents import group
@@ -71,12 +73,13 @@ class Fleet:
         """Return a changed Destination, or a changed or new Work."""
         name = self._chance.choice(sorted(self._names))
         if self._chance.random() < 0.3:
-            obj = {"apiVersion": API_VERSION, "kind": "Work", "metadata": {"name": self._chance.choice(["w0", "new"])}}
-            obj["metadata"]["namespace"] = "default"
+            named = {"name": self._chance.choice(["w0", "new"]), "namespace": "default"}
             groups = [group(files(self._chance), **self._chance.choice([{}, {"team": "red"}]))]
-            return {**obj, "spec": {"promiseName": obj["metadata"]["name"], "workloadGroups": groups}}
+            spec = {"promiseName": named["name"], "workloadGroups": groups}
+            return {"apiVersion": API_VERSION, "kind": "Work", "metadata": named, "spec": spec}
         known = self._names[name]
-        spec: dict[str, Any] = {"path": f"moved/{name}"}
+        others = [str(spec["path"]) for spec in self._names.values()]
+        spec: dict[str, Any] = {"path": self._chance.choice([f"moved/{name}", "d0", *others])}
         if self._chance.random() < 0.5:
             spec["cleanup"] = self._chance.choice(["all", "none"])
         kind = {"bucket": "BucketStateStore", "git": "GitStateStore"}
@@ -91,6 +94,15 @@ class Fleet:
 
     def delete_one(self) -> None:
         self._platform.delete("destinations", self._chance.choice(sorted(self._names)))
+
+    def pause_one(self) -> None:
+        """Pause a Destination or a State Store, in one of four fleets."""
+        if self._chance.random() < 0.25:
+            objects = [f"destinations/{name}" for name in self._names]
+            path = f"{GROUP}/{self._chance.choice([*objects, 'bucketstatestores/one', 'gitstatestores/two'])}"
+            patch = {"metadata": {"annotations": {PAUSED_ANNOTATION: "true"}}}
+            answer = self._platform.api.request("PATCH", path, patch, content_type="application/merge-patch+json")
+            assert answer.status == 200, answer
 
 
 def after(stores: dict[str, dict[str, bytes]], foretold: list[DestinationChanges]) -> dict[str, dict[str, bytes]]:
@@ -119,6 +131,7 @@ async def test_the_next_write_does_what_diff_says(cluster: KubernetesApi, platfo
         await world.everything()
         await world.everything()
         fleet.by_hand(world.files)
+        fleet.pause_one()
         manifests = [fleet.manifest()] if seed % 3 == 0 else []
         if seed % 3 == 1:
             fleet.delete_one()
@@ -126,6 +139,9 @@ async def test_the_next_write_does_what_diff_says(cluster: KubernetesApi, platfo
         expected = after(world.files, foretold)
         for obj in manifests:
             fleet.apply(obj)
+            metadata = obj["metadata"]
+            named = Reference(kind=obj["kind"], namespace=metadata.get("namespace", ""), name=metadata["name"])
+            await world.happens([named])  # before a look at the others mends what was done to them by hand
         if manifests:  # placements are not foretold of a deletion: what goes elsewhere then is a later write
             await world.everything(only=("works", "status"))
         for _ in range(3):  # a deletion takes its WorkPlacements first
