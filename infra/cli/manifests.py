@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -215,7 +216,9 @@ def _target(fleet: Fleet, placement: Object) -> Key | None:
 def _merged(known: Object | None, want: Object) -> Object:
     """Return a WorkPlacement as it would be: what is known of it, with what it is to be."""
     if known is None:
-        return {**want, "metadata": {**want["metadata"], "uid": f"new {want['metadata']['name']}"}}
+        # The youngest: of two that want a file, the older one has it.
+        born = {"uid": f"new {want['metadata']['name']}", "creationTimestamp": datetime.now(UTC).isoformat()}
+        return {**want, "metadata": {**want["metadata"], **born}}
     metadata = {**known["metadata"]}
     for part in ("labels", "annotations"):
         metadata[part] = {**(metadata.get(part) or {}), **want["metadata"][part]}

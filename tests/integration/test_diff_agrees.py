@@ -75,8 +75,8 @@ class Fleet:
         if self._chance.random() < 0.3:
             named = {"name": self._chance.choice(["w0", "new"]), "namespace": "default"}
             groups = [group(files(self._chance), **self._chance.choice([{}, {"team": "red"}]))]
-            spec = {"promiseName": named["name"], "workloadGroups": groups}
-            return {"apiVersion": API_VERSION, "kind": "Work", "metadata": named, "spec": spec}
+            work = {"promiseName": named["name"], "workloadGroups": groups}
+            return {"apiVersion": API_VERSION, "kind": "Work", "metadata": named, "spec": work}
         known = self._names[name]
         others = [str(spec["path"]) for spec in self._names.values()]
         spec: dict[str, Any] = {"path": self._chance.choice([f"moved/{name}", "d0", *others])}
@@ -122,7 +122,11 @@ def after(stores: dict[str, dict[str, bytes]], foretold: list[DestinationChanges
     return {name: held for name, held in found.items() if held}
 
 
-@pytest.mark.parametrize("seed", range(24))
+# Half of them have disagreed once.
+SEEDS = (0, 1, 2, 3, 4, 9, 10, 13, 75, 113, 138, 186)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_the_next_write_does_what_diff_says(cluster: KubernetesApi, platform: Platform, seed: int) -> None:
     chance = random.Random(seed)
     fleet = Fleet(platform, chance)
