@@ -12,9 +12,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from infra.checks.lines import Line, Result
 from infra.cli import changes as changing
 from infra.cli import steer
+from infra.cli.dead_letters import dead_letters_app
 from infra.cli.diff import diff_data, print_diff
+from infra.cli.doctor import deployment_of, examine, lines_data, print_lines
 from infra.cli.explain import explain as explain_object
 from infra.cli.explain import print_explanation
 from infra.cli.fleet import Fleet, ready_of
@@ -42,6 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(dead_letters_app, name="dead-letters", help="What functions have given up on: list, redrive, delete.")
 app.add_typer(work_app, name="work", help="Make Works from folders, and look into them.")
 
 Target = Annotated[str, typer.Argument(help="destination/NAME, or store/NAME", show_default=False)]
@@ -245,6 +249,38 @@ async def _pause(options: Options, target: str, *, paused: bool) -> int:
         await (steer.pause if paused else steer.resume)(named, session)
         Output().line(f"{steer.name_of(named)} {'paused' if paused else 'resumed'}")
         return 0
+
+
+@app.command(epilog="Examples:  landfall doctor   |   landfall doctor --stack landfall   |   landfall doctor -o json")
+def doctor(
+    context: typer.Context,
+    output: Form = Format.TEXT,
+    *,
+    stack: Annotated[str, typer.Option(help="CloudFormation stack to check with this machine's AWS credentials.")] = "",
+    cluster: Annotated[str, typer.Option(help="Name by which the stack knows the cluster.")] = "",
+    forwarder: Annotated[
+        str, typer.Option(help="Its Deployment, namespace/name; none for a forwarder of another kind.")
+    ] = "landfall/landfall-forwarder",
+) -> None:
+    """Check the deployment: CRDs, rights, forwarder, State Stores from here, and with --stack all of AWS."""
+
+    async def run() -> int:
+        out = Output(output)
+        found: list[tuple[str, Line]] = []
+        async with Session.open(context.obj) as session:
+            with progress() as say:
+                async for part, lines in examine(
+                    session, stack=stack, cluster=cluster, forwarder=deployment_of(forwarder)
+                ):
+                    say(f"checked: {part}")
+                    found += [(part, line) for line in lines]
+        if output is Format.TEXT:
+            print_lines(found, out)
+        else:
+            out.data(lines_data(found))
+        return FAILED if any(line.result is Result.FAILED for _, line in found) else 0
+
+    leave(run())
 
 
 def _say_ready(named: Named, obj: dict[str, Any], out: Output) -> int:

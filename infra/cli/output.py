@@ -44,6 +44,7 @@ class Output:
         else:
             text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=2**16).rstrip("\n")
         sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()  # `status --watch` goes on, and its reader may be a pipe
 
     def line(self, *parts: Part, style: str = "") -> None:
         """Print a line."""

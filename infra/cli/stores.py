@@ -10,6 +10,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from infra.cli.fleet import Fleet
+from shared import paths
 from shared.deadline import Deadline
 from shared.errors import StateStoreNotReady, StoreUnavailable
 from shared.kube import Cluster
@@ -62,6 +63,15 @@ class Stores:
             StateStoreError, KubernetesError, OutOfTime: the State Store could not be read.
         """
         return await (await self._writer(store, deadline)).read_many(wanted, deadline) if wanted else {}
+
+    async def check(self, store: StateStore, deadline: Deadline) -> None:
+        """Prove that a State Store can be written to, as the functions do; nothing is left behind.
+
+        Raises:
+            InvalidObject, StateStoreError, KubernetesError, OutOfTime: it cannot, or it was not found out.
+        """
+        root = paths.check_directory(store.spec.path, "spec.path")
+        await (await self._writer(store, deadline)).check(root, deadline)
 
     async def close(self) -> None:
         """Give back connections."""

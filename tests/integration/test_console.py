@@ -90,7 +90,10 @@ async def test_status_shows_the_fleet_and_filters_it(fleet: Fleet) -> None:
 
 
 async def test_status_watches_until_it_is_interrupted(fleet: Fleet, cluster: KubernetesApi) -> None:
-    command = [sys.executable, "-m", "infra.cli", "--kubeconfig", str(cluster.kubeconfig), "status", "-w", "-o", "json"]
+    # A shell that starts tests in the background has them ignore SIGINT.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program += "; from infra.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "--kubeconfig", str(cluster.kubeconfig), "status", "-w", "-o", "json"]
     process = await asyncio.to_thread(
         subprocess.Popen, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
