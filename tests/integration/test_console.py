@@ -246,7 +246,7 @@ async def test_a_work_is_made_from_a_folder_shown_and_unpacked(fleet: Fleet, tmp
         pytest.param(["diff", "destination/none"], 2, "not found", id="an-error-of-diff-is-2"),
         pytest.param(["diff", "-f", "missing.yaml"], 2, "missing.yaml cannot be read", id="no-such-file"),
         pytest.param(["tree"], 2, "Missing argument", id="usage"),
-        pytest.param(["--context", "none", "status"], 1, "none", id="no-such-context"),
+        pytest.param(["--context", "none", "status"], 1, "cannot be used", id="no-such-context"),
     ],
 )
 async def test_errors_go_to_stderr_with_kubectls_exit_status(
