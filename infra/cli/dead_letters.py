@@ -125,8 +125,8 @@ async def _named(aws: Aws, stack: str, queue: str) -> str:
 
 async def _look(aws: Aws, queue: str, url: str) -> DeadLetters:
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    told = (await aws.call("sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=names))["Attributes"]
-    number = sum(int(told.get(name, 0)) for name in names)
+    counts = (await aws.call("sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=names))["Attributes"]
+    number = sum(int(counts.get(name, 0)) for name in names)
     received: list[dict[str, Any]] = []
     if number:
         seen = {"MaxNumberOfMessages": _SHOWN, "VisibilityTimeout": 0}

@@ -28,7 +28,7 @@ async def examine(
 
     Args:
         session: to the kubeconfig's cluster.
-        stack: name of the CloudFormation stack; without it, only what the cluster tells is checked.
+        stack: name of the CloudFormation stack; without it, only the cluster is checked.
         cluster: the name by which the stack knows the kubeconfig's cluster.
         forwarder: namespace and name of its Deployment; None for a forwarder of another kind.
 

@@ -1,7 +1,7 @@
 """Which events of a watch are forwarded, and what they hold. The local runtime's forwarder uses it too.
 
-An event holds a reference: no spec, no annotation but those that steer the functions, and of labels only that by which a
-WorkPlacement names its Destination. Of Secrets, Works and WorkPlacements only metadata is read.
+An event holds a reference: no spec, of annotations only those that steer the functions, and of labels only that by
+which a WorkPlacement names its Destination. Of Secrets, Works and WorkPlacements only metadata is read.
 """
 
 import hashlib

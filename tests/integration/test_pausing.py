@@ -1,6 +1,6 @@
 """A paused Destination, or one of a paused State Store, is neither written nor cleaned until it goes on.
 
-See docs/kinds/destination.md#pausing.
+See docs/kinds/destination.md#pausing-and-reconciling-now.
 """
 
 from __future__ import annotations
