@@ -69,9 +69,8 @@ def redrive(queue: Queue, stack: Stack) -> None:
     async def run() -> int:
         async with Aws() as aws:
             url = await _named(aws, stack, queue)
-            names = {"AttributeNames": ["QueueArn"]}
-            arn = (await aws.call("sqs", "get_queue_attributes", QueueUrl=url, **names))["Attributes"]["QueueArn"]
-            await aws.call("sqs", "start_message_move_task", SourceArn=arn)
+            found = await aws.call("sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=["QueueArn"])
+            await aws.call("sqs", "start_message_move_task", SourceArn=found["Attributes"]["QueueArn"])
         Output().line(
             f"{queue}: its dead letters are on their way back; `landfall dead-letters list` says what is left"
         )
@@ -129,8 +128,8 @@ async def _look(aws: Aws, queue: str, url: str) -> DeadLetters:
     number = sum(int(counts.get(name, 0)) for name in names)
     received: list[dict[str, Any]] = []
     if number:
-        seen = {"MaxNumberOfMessages": _SHOWN, "VisibilityTimeout": 0}
-        received = (await aws.call("sqs", "receive_message", QueueUrl=url, **seen)).get("Messages") or []
+        answer = await aws.call("sqs", "receive_message", QueueUrl=url, MaxNumberOfMessages=_SHOWN, VisibilityTimeout=0)
+        received = answer.get("Messages") or []
     return DeadLetters(queue, url, number, [_body(message["Body"]) for message in received])
 
 
