@@ -178,7 +178,6 @@ async def test_manifests_are_previewed_and_nothing_is_applied(fleet: Fleet, tmp_
 async def test_explain_says_what_a_reason_means_and_what_to_do(fleet: Fleet) -> None:
     fleet.platform.secret("default", accessKeyID="wrong", secretAccessKey="wrong")
     await fleet.platform.wait_reason("worker-bucket", "StateStoreNotReady")
-    await fleet.runtime.idle()
     shown = await fleet.console.run("explain", "destination/worker-bucket")
     assert shown.status == 0
     masked = fleet.console.masked(shown.out)
@@ -194,7 +193,7 @@ async def test_pause_and_resume_say_so_and_the_functions_follow(fleet: Fleet) ->
     await fleet.console.shows("pause", "pause", "bucketstatestore/default")
     await fleet.platform.until(lambda: fleet.platform.ready("worker-bucket")[1] == "Paused", "paused")
     await fleet.console.shows("reconcile-paused", "reconcile", "destination/worker-bucket", status=1)
-    fleet.platform.destination("worker-bucket", "bucket/default", path="moved", cleanup="all")
+    fleet.platform.destination("worker-bucket", "bucket/default", path="moved")
     await fleet.platform.until(
         lambda: (
             (fleet.platform.get("worker-bucket") or {})["status"]["conditions"][0].get("observedGeneration")
