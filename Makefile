@@ -155,9 +155,9 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 lock: $(UV) ## resolve pyproject.toml into infra/locks (UPGRADE=--upgrade takes newer versions)
 	@echo "Resolving pyproject.toml"
 	@$(COMPILE) pyproject.toml -o $(LOCKS)/requirements.txt
-	@$(COMPILE) pyproject.toml --group local -c $(LOCKS)/requirements.txt -o $(LOCKS)/requirements-local.txt
+	@$(COMPILE) pyproject.toml --extra cli --group local -c $(LOCKS)/requirements.txt -o $(LOCKS)/requirements-local.txt
 	@$(COMPILE) --group forwarder -c $(LOCKS)/requirements.txt -o $(LOCKS)/requirements-forwarder.txt
-	@$(COMPILE) pyproject.toml --group dev -c $(LOCKS)/requirements-local.txt -c $(LOCKS)/requirements-forwarder.txt -o $(LOCKS)/requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra cli --group dev -c $(LOCKS)/requirements-local.txt -c $(LOCKS)/requirements-forwarder.txt -o $(LOCKS)/requirements-dev.txt
 	@$(COMPILE) --group sam -o $(LOCKS)/requirements-sam.txt
 	@$(COMPILE) --group audit -o $(LOCKS)/requirements-audit.txt
 	@$(COMPILE) --group release -o $(LOCKS)/requirements-release.txt

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from shared.errors import InvalidObject, LandfallError, StateStoreNotReady
 from shared.messages import Reference, Verdict
 from shared.resources import STORE_KINDS, Destination, StateStoreRef
+from shared.steering import PAUSED, RECONCILED, REQUESTED
 
 READY: Final = "Ready"
 CLEANUP_SKIPPED: Final = "CleanupSkipped"
@@ -51,6 +52,23 @@ def destination_first_seen(reference: Reference) -> Verdict:
 def store_not_found(reference: Reference, ref: StateStoreRef) -> Verdict:
     """Return the verdict of a Destination whose State Store does not exist."""
     return _verdict(reference, "False", "StateStoreNotFound", f"{ref.kind}/{ref.name}: not found")
+
+
+def paused(reference: Reference, what: str, *, leaving: bool = False) -> Verdict:
+    """Return the verdict of an object that is left alone.
+
+    Args:
+        reference: to it.
+        what: to do to go on.
+        leaving: whether it is being deleted, which waits.
+    """
+    words = "Paused: its files stay and its deletion waits" if leaving else "Paused: nothing is written or deleted"
+    return _verdict(reference, "Unknown", PAUSED, f"{words}; {what}")
+
+
+def reconciled(reference: Reference, request: str) -> Verdict:
+    """Return the verdict of an object that was looked at because someone asked for it."""
+    return _verdict(reference, "True", REQUESTED, request).model_copy(update={"type": RECONCILED})
 
 
 def path_clash(reference: Reference, other: str, *, leaving: bool = False) -> Verdict:
@@ -248,7 +266,7 @@ def merged(verdict: Verdict, obj: Mapping[str, Any]) -> dict[str, Any] | None:
     elif verdict.reference.kind == "Work":
         _set(conditions, verdict, READY, *_READY_OF_WORK[verdict.reason])
     patch: dict[str, Any] = {"conditions": conditions, **verdict.fields}
-    if verdict.reference.kind in STORE_KINDS:
+    if verdict.reference.kind in STORE_KINDS and verdict.type == READY:
         patch["status"] = "Ready" if verdict.status == "True" else "NotReady"
         patch["observedGeneration"] = verdict.reference.generation
     return None if all(status.get(key) == value for key, value in patch.items()) else patch
@@ -294,6 +312,10 @@ def _set(conditions: list[dict[str, Any]], verdict: Verdict, of_type: str, *word
     current.update(wanted)
 
 
+# What is said by an Event alone, and the Event's type.
+_ONCE: Final[Mapping[str, Literal["Normal", "Warning"]]] = {CLEANUP_SKIPPED: "Warning", LEFT_BEHIND: "Normal"}
+
+
 def event_of(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | None:
     """Return the Event that a verdict records on the object, or None where it says nothing new.
 
@@ -303,16 +325,17 @@ def event_of(verdict: Verdict, obj: Mapping[str, Any]) -> EventFact | None:
         verdict: that is not stale.
         obj: as it was before the verdict was merged into it.
     """
-    if verdict.reason == CLEANUP_SKIPPED:
-        return EventFact("Warning", CLEANUP_SKIPPED, verdict.message)
-    if verdict.reason == LEFT_BEHIND:
-        return EventFact("Normal", LEFT_BEHIND, verdict.message)
-    if verdict.first_seen or verdict.status is None:
+    if verdict.reason in _ONCE:
+        return EventFact(_ONCE[verdict.reason], verdict.reason, verdict.message)
+    if verdict.first_seen or verdict.status is None or verdict.type == RECONCILED:
         return None
     if verdict.reference.kind == "WorkPlacement":
         return _placement_event(verdict, obj)
     if verdict.status == "True" and (find(_conditions(obj), verdict.type) or {}).get("status") == "True":
         return None
+    if verdict.reason == PAUSED:
+        leaving = bool((obj.get("metadata") or {}).get("deletionTimestamp"))
+        return EventFact("Warning" if leaving else "Normal", PAUSED, verdict.message)
     of_kind = {"Work": _work_event, **dict.fromkeys(STORE_KINDS, _store_event)}
     return of_kind.get(verdict.reference.kind, _destination_event)(verdict)
 
@@ -402,7 +425,9 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _verdict(reference: Reference, status: Literal["True", "False"] | None, reason: str, message: str) -> Verdict:
+def _verdict(
+    reference: Reference, status: Literal["True", "False", "Unknown"] | None, reason: str, message: str
+) -> Verdict:
     if len(message) > MAX_MESSAGE:
         message = message[: MAX_MESSAGE - 1] + "…"
     return Verdict(reference=reference, type=READY, status=status, reason=reason, message=message)

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from shared import steering
 from shared.errors import UnknownEvent
 from shared.messages import Reference
-from shared.resources import CLEANUP_FINALIZER, GROUP
+from shared.resources import CLEANUP_FINALIZER, GROUP, STORE_KINDS
 from shared.works import DESTINATION_LABEL
 
 MAX_BYTES: Final = 8 * 1024 * 1024  # of a decoded event; etcd holds objects of 1.5 MiB at most
@@ -49,6 +50,9 @@ _MAX_NAMESPACE: Final = 63
 
 # The condition whose observedGeneration says which generation a kind's status is about.
 _OBSERVING: Final = {"WorkPlacement": "WriteSucceeded", "Work": "ScheduleSucceeded"}
+
+
+_STEERED: Final = ("Destination", *STORE_KINDS)  # kinds whose annotations pause them and ask for a look
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,8 @@ def _only_status(obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
     # A deletion raises the generation, so it is not an echo. The verdict about a failed cleanup is one.
     wants_cleanup = (obj.get("spec") or {}).get("cleanup") == "all"
     if wants_cleanup != (CLEANUP_FINALIZER in (metadata.get("finalizers") or ())):
+        return False
+    if obj.get("kind") in _STEERED and steering.asks_for_a_look(obj):
         return False
     conditions = (obj.get("status") or {}).get("conditions") or ()
     of_type = _OBSERVING.get(str(obj.get("kind")), "Ready")

@@ -1,5 +1,6 @@
 """AWS with the credentials at hand: calls by name, and every failure as a sentence."""
 
+import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from http import HTTPStatus
@@ -51,7 +52,8 @@ class Aws:
         Raises:
             CannotRun: none is configured.
         """
-        region: str | None = self._session.get_config_variable("region")
+        # The AWS CLI reads AWS_REGION; botocore reads AWS_DEFAULT_REGION and the profile.
+        region: str | None = os.environ.get("AWS_REGION") or self._session.get_config_variable("region")
         if not region:
             raise CannotRun("no AWS region is configured: set AWS_REGION (and AWS_PROFILE, if you use profiles)")
         return region

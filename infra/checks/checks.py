@@ -53,6 +53,14 @@ CHECKS: Final = (
 )
 
 
+# What a kubeconfig alone answers.
+IN_CLUSTER: Final = (
+    Check(CLUSTER, "CRDs", cluster.crds),
+    Check(CLUSTER, "rights of the functions", cluster.rbac),
+    Check(FORWARDER, "Deployment of the forwarder", forwarder.running),
+)
+
+
 async def run(look: Look, checks: Iterable[Check] = CHECKS) -> AsyncIterator[tuple[Check, list[Line]]]:
     """Carry out checks one after the other, and yield each with its lines.
 

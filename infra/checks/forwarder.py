@@ -100,12 +100,21 @@ async def identity(look: Look) -> list[Line]:
 
 async def deployment(look: Look) -> list[Line]:
     """Check that the forwarder runs, and sends to this stack."""
-    what = "Deployment of the forwarder"
     deployed = await deployed_settings(look)
+    return [_running(look, deployed), *([] if deployed is None else [_target(look, deployed)])]
+
+
+async def running(look: Look) -> list[Line]:
+    """Check that the forwarder runs, wherever it sends to."""
+    return [_running(look, await deployed_settings(look))]
+
+
+def _running(look: Look, deployed: Deployed | None) -> Line:
+    what = "Deployment of the forwarder"
     namespace, name = look.forwarder or ("", "")
     if deployed is None:
-        return [failed(what, f"there is no {namespace}/{name}", f"{_APPLY}, or FORWARDER=none for one of another kind")]
-    return [_available(what, deployed, f"{namespace} describe deployment,pods"), _target(look, deployed)]
+        return failed(what, f"there is no {namespace}/{name}", f"{_APPLY}, or FORWARDER=none for one of another kind")
+    return _available(what, deployed, f"{namespace} describe deployment,pods")
 
 
 async def heartbeat(look: Look) -> list[Line]:

@@ -1,7 +1,7 @@
 """Which events of a watch are forwarded, and what they hold. The local runtime's forwarder uses it too.
 
-An event holds a reference: no spec, no annotation, and of labels only that by which a WorkPlacement names its
-Destination. Of Secrets, Works and WorkPlacements only metadata is read.
+An event holds a reference: no spec, of annotations only those that steer the functions, and of labels only that by
+which a WorkPlacement names its Destination. Of Secrets, Works and WorkPlacements only metadata is read.
 """
 
 import hashlib
@@ -32,6 +32,10 @@ _KEPT_OF_CONDITION: Final = ("type", "status", "reason", "observedGeneration")
 _DESTINATION_LABEL: Final = "kratix.io/targetDestinationName"
 # Where Destinations were written (shared/reconcile/locations); the functions set it themselves.
 _MEMORY: Final = "landfall.kratix.io/locations"
+# By what people steer Destinations and State Stores, and the condition that answers (shared/steering).
+_STEERING: Final = ("landfall.kratix.io/paused", "landfall.kratix.io/reconcile-requested-at")
+_ANSWER: Final = "Reconciled"
+_WORDS: Final = 200  # characters of each: more than the functions take for a request
 _LARGE: Final = 16 * 1024  # bytes of an event's JSON; a usual one has under 1,000
 
 
@@ -172,10 +176,16 @@ def _reference(kind: Kind, obj: Mapping[str, Any]) -> Object:
         if kind.kind == "WorkPlacement" and (named := (obj["metadata"].get("labels") or {}).get(_DESTINATION_LABEL)):
             metadata["labels"] = {_DESTINATION_LABEL: named}
         return reference
+    annotations = obj["metadata"].get("annotations") or {}
+    if steering := {name: str(annotations[name])[:_WORDS] for name in _STEERING if name in annotations}:
+        metadata["annotations"] = steering
     if cleanup := (obj.get("spec") or {}).get("cleanup"):
         reference["spec"] = {"cleanup": cleanup}
     if conditions := (obj.get("status") or {}).get("conditions"):
         kept = [{name: each[name] for name in _KEPT_OF_CONDITION if name in each} for each in conditions]
+        for condition, each in zip(kept, conditions, strict=True):
+            if each.get("type") == _ANSWER:
+                condition["message"] = str(each.get("message"))[:_WORDS]
         reference["status"] = {"conditions": kept}
     return reference
 

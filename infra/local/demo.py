@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import string
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -292,7 +293,8 @@ class Demo:
         credentials = f"{self._git.username}:{self._git.password}"
         self._progress.heading("It stays up until Ctrl-C")
         self._progress.lines(
-            f"export KUBECONFIG={kubeconfig}\n"
+            f"export KUBECONFIG={kubeconfig} LANDFALL_ALLOW_PLAIN_HTTP_GIT=true PYTHONPATH={ROOT}\n"
+            f"alias landfall='{sys.executable} -m infra.cli'    docs/console.md shows what to try\n"
             "kubectl get destinations\n"
             "kubectl describe destination worker-1\n"
             "kubectl apply --validate=false -f <your Destination>.yaml\n"

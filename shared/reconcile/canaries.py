@@ -11,6 +11,7 @@ from shared.reconcile.canary_batch import CanaryBatch
 from shared.reconcile.claims import CLAIM
 from shared.reconcile.connections import Connections
 from shared.reconcile.ownership import Site, remembered_stores
+from shared.reconcile.pausing import carried_out
 from shared.reconcile.store_batch import StateStores
 from shared.reconcile.view import View
 from shared.reconcile.waiting import Waiting
@@ -59,7 +60,9 @@ async def write_canaries(
                 *batch.outgoing(checked, outcomes, settings),
                 *(work.elsewhere(*moved) for moved in batch.elsewhere),
             ]
-            return Done(batch.out_of_time(checked, outcomes), outgoing, stores.settled)
+            failures = batch.out_of_time(checked, outcomes)
+            outgoing += carried_out(view, batch.looked_at, batch.checked, failures)
+            return Done(failures, outgoing, stores.settled)
 
         places = await locate(await with_destinations(fold(share), work, deadline), work, deadline)
         return await for_each_place(places, act, work, connections, deadline), []

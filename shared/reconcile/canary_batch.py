@@ -25,6 +25,7 @@ from shared.reconcile.by_place import retries
 from shared.reconcile.decisions import Write, decide, says_nothing_new
 from shared.reconcile.locations import Location, hold, left_behind, location_annotation, old_files, recorded
 from shared.reconcile.ownership import Site, Standing, look_again, standing
+from shared.reconcile.pausing import GO_ON, is_store_paused
 from shared.reconcile.view import StoreKey, View, place_of, store_key
 from shared.reconcile.waiting import Waiting
 from shared.resources import CLEANUP_FINALIZER, STORE_KINDS, Destination, StateStore, parse_state_store
@@ -100,8 +101,20 @@ class CanaryBatch:
             if (place := place_of(store)) != self.place:
                 self.elsewhere.append((self.view.store_reference(key, reference.attempt), place, task.origin))
                 return
-            self.stores[key] = store
+            if not is_store_paused(key, self.view):
+                self.stores[key] = store
         self.store_tasks[key] = task, reference
+
+    @property
+    def looked_at(self) -> dict[Key, frozenset[str]]:
+        """The Destinations that have been dealt with here, with the messages that they come from."""
+        moved = {(r.namespace, r.name) for r, _, _ in self.elsewhere if r.kind == "Destination"}
+        return {key: origin for key, origin in self.origins.items() if key not in moved}
+
+    @property
+    def checked(self) -> dict[StoreKey, frozenset[str]]:
+        """The State Stores that have been dealt with here, with the messages that they come from."""
+        return {key: task.origin for key, (task, _) in self.store_tasks.items()}
 
     def decide(self, checked: Mapping[StoreKey, LandfallError | None]) -> None:
         """Decide about each Destination, with what the checks of this very batch have found."""
@@ -249,6 +262,11 @@ class CanaryBatch:
     def _of_stores(self, checked: Mapping[StoreKey, LandfallError | None], settings: Settings) -> Iterator[Outgoing]:
         for key, (task, asked) in self.store_tasks.items():
             reference = self.view.store_reference(key, attempt=asked.attempt)
+            if is_store_paused(key, self.view):
+                verdict = conditions.paused(reference, GO_ON)
+                if not says_nothing_new(verdict, self.view.stores[key]):
+                    yield Outgoing("status", verdict.seeing(self.view.stores[key]), task.origin)
+                continue
             error = checked.get(key)
             if key not in checked:
                 error = self._unreadable(key)

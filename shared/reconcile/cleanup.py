@@ -27,6 +27,7 @@ from shared.reconcile.by_place import Done, PlaceWork, for_each_place, locate
 from shared.reconcile.connections import Connections
 from shared.reconcile.locations import Location, left_behind, location_annotation, recorded
 from shared.reconcile.ownership import Site, look_again, remembered_stores
+from shared.reconcile.pausing import is_store_paused, why_paused
 from shared.reconcile.store_batch import StateStores
 from shared.reconcile.view import View
 from shared.reconcile.waiting import Waiting
@@ -93,7 +94,8 @@ class _Leaving:
         obj: the Destination as the API server has it.
         destination: the same, read.
         locations: that are still to be cleaned.
-        location: of those, the one at hand: at this place where there is one; None where none is left.
+        location: of those, the one at hand: at this place where there is one; None where none is left, or the State
+            Stores of all that are left are paused.
         current: where a living Destination is now, which is kept.
         unknown: why its location cannot be known.
     """
@@ -235,7 +237,7 @@ def _leaving(tasks: Iterable[Task], place: str, view: View) -> dict[str, _Leavin
     for task in tasks:
         obj = view.destinations.get(task.key)
         reference = None if obj is None else task.current(obj)
-        if obj is None or reference is None:
+        if obj is None or reference is None or why_paused(task.key, view):
             continue
         try:
             destination = Destination.parse(obj)
@@ -271,23 +273,25 @@ def _locate(one: _Leaving, place: str, view: View) -> _Leaving | None:
         locations = () if current is None else left_behind(one.obj, current)
         if current is None or not locations:
             return None
-        return _with(one, locations, place, current=current)
+        return _with(one, locations, place, view, current=current)
     if known is None:
         if current is None:
-            return _with(one, (), place, unknown=error)
+            return _with(one, (), place, view, unknown=error)
         known = (current,)
-    return _with(one, known, place)
+    return _with(one, known, place, view)
 
 
 def _with(
     one: _Leaving,
     locations: tuple[Location, ...],
     place: str,
+    view: View,
     *,
     current: Location | None = None,
     unknown: LandfallError | None = None,
 ) -> _Leaving:
-    location = next((at for at in locations if at.place == place), locations[0] if locations else None)
+    possible = [at for at in locations if not is_store_paused(at.store_key, view)]
+    location = next((at for at in possible if at.place == place), possible[0] if possible else None)
     return _Leaving(one.task, one.reference, one.obj, one.destination, locations, location, current, unknown)
 
 

@@ -9,8 +9,10 @@ from shared.errors import InvalidObject, LandfallError, StateStoreNotReady
 from shared.kube import Key, Object
 from shared.messages import Reference, Verdict
 from shared.plan import Edit
+from shared.reconcile.pausing import why_paused
 from shared.reconcile.view import StoreKey, View, store_key
 from shared.resources import CLEANUP_FINALIZER, MAX_LABEL, Destination, StateStore, is_label_value
+from shared.steering import PAUSED
 from shared.works import DESTINATION_LABEL
 
 # What is known of a State Store better than its status tells: None where a check has just passed, else what it said.
@@ -66,6 +68,9 @@ def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | N
     except InvalidObject as error:
         return Decision(reference, conditions.destination_failed(reference, None, error))
     metadata = destination.metadata
+    if why := why_paused(key, view):
+        paused = conditions.paused(reference, why, leaving=metadata.being_deleted)
+        return Decision(reference, paused, destination=destination)
     has_finalizer = CLEANUP_FINALIZER in metadata.finalizers
     if metadata.being_deleted and (destination.spec.cleanup == "all" or not has_finalizer):
         return Decision(reference, cleanup=has_finalizer, destination=destination)
@@ -123,6 +128,11 @@ def _why_not_ready(store: StateStore, checked: Checked) -> StateStoreNotReady | 
         error = checked[key]
         return None if error is None else StateStoreNotReady(conditions.store_failed_message(error))
     ready = store.condition(conditions.READY)
-    if ready is None or ready.status == "True" or ready.observed_generation != store.metadata.generation:
+    if (
+        ready is None
+        or ready.status == "True"
+        or ready.reason == PAUSED
+        or ready.observed_generation != store.metadata.generation
+    ):
         return None
     return StateStoreNotReady(ready.message)

@@ -24,6 +24,7 @@ from shared.reconcile.by_place import retries
 from shared.reconcile.decisions import decide
 from shared.reconcile.locations import directories_annotation, hold, recorded_directories
 from shared.reconcile.ownership import Site
+from shared.reconcile.pausing import why_paused
 from shared.reconcile.placing import Target
 from shared.reconcile.unsaid import unsaid
 from shared.reconcile.view import View, place_of
@@ -76,6 +77,9 @@ class Delivery:
         destination_key = self.view.target(key[0], target_of(obj))
         if destination_key is None:
             self.outcomes[key] = None  # its Destination is gone: nothing of it can be found, so it is let go
+            return
+        if why_paused(destination_key, self.view):
+            del self.objects[key]  # it stays as it is; with the Destination, it is looked at again
             return
         try:
             target = self._target(destination_key, leaving=bool(obj["metadata"].get("deletionTimestamp")))

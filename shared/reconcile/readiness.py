@@ -10,6 +10,7 @@ from shared import conditions
 from shared.messages import Verdict
 from shared.observability import count_in_cluster, logger, measure
 from shared.resources import STORE_KINDS
+from shared.steering import PAUSED
 
 # The condition whose True says that a kind's documents, or its schedule, are as the object's generation asks for.
 # A WorkPlacement's Ready is no such condition: it stays True while a new generation is still to be written.
@@ -116,7 +117,7 @@ def _changed_at(metadata: Mapping[str, Any], generation: int) -> datetime | None
 
 def _is_unready_since(obj: Mapping[str, Any], moment: datetime) -> bool:
     metadata, ready = obj["metadata"], _condition(obj, conditions.READY)
-    if metadata.get("deletionTimestamp") or ready.get("status") == "True":
+    if metadata.get("deletionTimestamp") or ready.get("status") == "True" or ready.get("reason") == PAUSED:
         return False
     return datetime.fromisoformat(ready.get("lastTransitionTime") or metadata["creationTimestamp"]) <= moment
 

@@ -7,6 +7,7 @@ from typing import Self
 
 from shared.deadline import Deadline
 from shared.plan import Edit, Outcome
+from shared.writers.preview import Preview
 
 
 class Writer(ABC):
@@ -30,6 +31,15 @@ class Writer(ABC):
         Raises:
             StateStoreError: nothing of the batch could be settled, for a reason that concerns the whole store.
             OutOfTime: the deadline passed before anything was settled.
+        """
+
+    @abstractmethod
+    async def preview(self, edits: Sequence[Edit], directories: Collection[str], deadline: Deadline) -> Preview:
+        """Return what `write` would do with a batch of edits now, and what lies in some directories.
+
+        Raises:
+            StateStoreError: the store could not be read, or a directory holds more than is looked at.
+            OutOfTime: the deadline passed before.
         """
 
     @abstractmethod

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from shared.deadline import Deadline
 from shared.plan import Edit, Listing, Outcome, Written, compute
 from shared.writers.base import Writer
+from shared.writers.preview import Preview, preview_of
 
 
 def digest(content: bytes) -> str:
@@ -42,6 +43,12 @@ class MemoryWriter(Writer):
             if edit.id not in plan.refused
         }
         return {**plan.refused, **done}
+
+    async def preview(self, edits: Sequence[Edit], directories: Collection[str], deadline: Deadline) -> Preview:
+        """Return what `write` would do now."""
+        self._answer(deadline)
+        existing = Listing({path: digest(content) for path, content in self.files.items()})
+        return preview_of(edits, existing, digest, directories)
 
     async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:
         """Return the contents of those files that are there, by path."""

@@ -123,7 +123,7 @@ def test_a_kept_demo_serves_kubectl_and_ends_without_a_trace(tmp_path: Path, num
             lines.append(line)
             if line.startswith("functions' log:"):
                 break
-        kubeconfig = re.search(r"^export KUBECONFIG=(.+)$", "".join(lines), re.MULTILINE)
+        kubeconfig = re.search(r"^export KUBECONFIG=(\S+)", "".join(lines), re.MULTILINE)
         assert kubeconfig is not None, "".join(lines)
         command = ["kubectl", f"--kubeconfig={kubeconfig[1]}", "get", "destinations"]
         got = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)

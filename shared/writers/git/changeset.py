@@ -18,8 +18,9 @@ from shared.writers.git.endpoint import GitEndpoint
 from shared.writers.git.isolation import Declined, are_alike, isolate
 from shared.writers.git.repository import Repository
 from shared.writers.git.session import ConnectionLost, Session
-from shared.writers.git.trees import Built, MissingObject, build, digest
+from shared.writers.git.trees import Built, MissingObject, Trees, build, digest
 from shared.writers.git.words import PUSH
+from shared.writers.preview import Preview, preview_of
 from shared.writers.words import Meaning, find
 
 T = TypeVar("T")
@@ -134,11 +135,20 @@ class Changeset:
                 path: ObjectID(f.digest.encode()) for path, f in found.items() if f is not None and f.type == "file"
             }
 
-        def fresh() -> dict[str, ObjectID]:
+        return self._looked(find)
+
+    def preview(self, edits: Sequence[Edit], directories: Collection[str]) -> Preview:
+        """Return what `write` would do with the branch as it is now, and what lies in the directories."""
+        return self._looked(lambda trees: preview_of(edits, trees, digest, directories))
+
+    def _looked(self, look: Callable[[Trees], T]) -> T:
+        """Return what is found in the branch's trees, as it is now; they are fetched again where some are missing."""
+
+        def fresh() -> T:
             try:
-                return find(self._fresh().trees(self._session.timeout))
+                return look(self._fresh().trees(self._session.timeout))
             except MissingObject:
-                return find(self._fetch().trees(self._session.timeout))
+                return look(self._fetch().trees(self._session.timeout))
 
         return self._retried(fresh)
 

@@ -19,6 +19,7 @@ from shared.writers.git.branch import Snapshot
 from shared.writers.git.changeset import Changeset
 from shared.writers.git.endpoint import GitEndpoint, open_endpoint
 from shared.writers.git.session import Session
+from shared.writers.preview import Preview
 
 T = TypeVar("T")
 
@@ -84,6 +85,15 @@ class GitWriter(Writer):
                 self.in_doubt = changeset.in_doubt
 
         return await self._run(write, deadline)
+
+    async def preview(self, edits: Sequence[Edit], directories: Collection[str], deadline: Deadline) -> Preview:
+        """Return what `write` would do now; nothing is pushed.
+
+        Raises:
+            StateStoreError: the repository could not be read, or a directory holds more than is looked at.
+            OutOfTime: the deadline has passed.
+        """
+        return await self._run(lambda changeset: changeset.preview(edits, directories), deadline)
 
     async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:
         """Return the contents of those files of the branch that are there, by path; they come in one pack.

@@ -12,6 +12,7 @@ from shared.resources import BucketStateStore, Secret
 from shared.settings import Settings
 from shared.writers.base import Writer
 from shared.writers.network import check_address
+from shared.writers.preview import Preview, preview_of
 from shared.writers.s3.client import Bucket
 from shared.writers.s3.endpoint import S3Endpoint, check_bucket_name, read_endpoint
 from shared.writers.s3.http import AccessKey
@@ -65,6 +66,18 @@ class BucketWriter(Writer):
         finally:
             self.in_doubt = self._bucket.in_doubt
         return {edit.id: _outcome(edit, plan, errors) for edit in edits}
+
+    async def preview(self, edits: Sequence[Edit], directories: Collection[str], deadline: Deadline) -> Preview:
+        """Return what `write` would do now; nothing is put or deleted.
+
+        Raises:
+            StateStoreError, OutOfTime: the bucket could not be looked at.
+        """
+        sound = [edit for edit in edits if _is_sound(edit)]
+        # The survey reads whole what is pruned; this edit is not planned, so that nothing of it goes.
+        listing = Edit("", "", "", prune=frozenset(directories))
+        existing = await survey(self._bucket, [*sound, listing], deadline) if sound or directories else Listing({})
+        return preview_of(edits, existing, digest, directories)
 
     async def read_many(self, wanted: Collection[str], deadline: Deadline) -> dict[str, bytes]:
         """Return the contents of those objects that are there, by path.

@@ -155,23 +155,24 @@ class KubernetesApi:
     async def _object(self, request: web.Request, target: _Target) -> web.Response:
         kind, namespace, name = target.kind, target.namespace, target.name
         body = await request.read()
+        store = self.store.trial() if request.query.get("dryRun") else self.store
         status = HTTPStatus.OK
         if request.content_type.endswith("protobuf"):
             words = "only JSON and YAML are read here: kubectl apply --validate=false -f <file>"
             raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", words)
         if request.method == "GET":
-            obj = self.store.get(kind, namespace, name)
+            obj = store.get(kind, namespace, name)
             if "as=Table" in request.headers.get("Accept", ""):
                 return web.json_response(tables.table(kind, [obj], self.store.revision))
         elif request.method == "POST" and not name:
-            obj, status = self.store.create(kind, namespace, _read(body)), HTTPStatus.CREATED
+            obj, status = store.create(kind, namespace, _read(body)), HTTPStatus.CREATED
         elif request.method == "PUT" and name:
-            obj = self.store.update(kind, namespace, _read(body), status=bool(target.subresource))
+            obj = store.update(kind, namespace, _read(body), status=bool(target.subresource))
         elif request.method == "PATCH" and name:
-            obj = self._patch(target, request.content_type, body)
+            obj = self._patch(store, target, request.content_type, body)
         elif request.method == "DELETE" and name and not target.subresource:
             preconditions = (_read(body).get("preconditions") or {}) if body else {}
-            obj, gone = self.store.delete(kind, namespace, name, preconditions)
+            obj, gone = store.delete(kind, namespace, name, preconditions)
             if gone:
                 details = {"name": name, "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
                 obj = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
@@ -179,22 +180,22 @@ class KubernetesApi:
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, "MethodNotAllowed", f"{request.method} is not served here")
         return web.json_response(obj, status=status)
 
-    def _patch(self, target: _Target, content_type: str, body: bytes) -> dict[str, Any]:
+    def _patch(self, store: Store, target: _Target, content_type: str, body: bytes) -> dict[str, Any]:
         kind, namespace, name = target.kind, target.namespace, target.name
         patch = yaml.safe_load(body) if content_type == "application/apply-patch+yaml" else json.loads(body)
         try:
-            old = self.store.get(kind, namespace, name)
+            old = store.get(kind, namespace, name)
         except ApiError:
             if content_type != "application/apply-patch+yaml":
                 raise
-            return self.store.create(kind, namespace, patch)
+            return store.create(kind, namespace, patch)
         if content_type == "application/json-patch+json":
             new = json_patch(deepcopy(old), patch)
         else:  # strategic merge of what is built in differs only for lists, which Secrets and Events have none of
             new = merge_patch(old, patch)
             version = (patch.get("metadata") or {}).get("resourceVersion", "")
             new["metadata"] = {**new["metadata"], "resourceVersion": version}  # unless given, whatever it is now
-        return self.store.update(kind, namespace, new, status=bool(target.subresource))
+        return store.update(kind, namespace, new, status=bool(target.subresource))
 
 
 class _WatchStream:

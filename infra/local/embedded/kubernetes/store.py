@@ -56,6 +56,13 @@ class Store:
         self._forgotten = 0  # the newest revision that is no longer in the history
         self._watchers: set[asyncio.Queue[Change]] = set()
 
+    def trial(self) -> "Store":
+        """Return a store with the same objects, whose changes nothing else sees: for calls with `dryRun`."""
+        trial = Store()
+        trial._revision = self._revision
+        trial._objects = {kind: dict(objects) for kind, objects in self._objects.items()}
+        return trial
+
     @property
     def revision(self) -> int:
         """The version of the whole."""
