@@ -53,6 +53,7 @@ class CanaryBatch:
         awaited: Destinations whose files have to go before others of this batch get their directories.
         regained: Destinations that have got the directory that they waited for.
         writes: the Destinations that may be written, as decided.
+        wanting: Destinations that cannot be written yet, with the directory here that they want.
         verdicts: what is known of Destinations before anything is written.
         elsewhere: what is another place's by now: reference, place, and the messages that it comes from.
         unreachable: messages for which the Kubernetes API could not be reached.
@@ -66,6 +67,7 @@ class CanaryBatch:
     stores: dict[StoreKey, StateStore] = field(default_factory=dict)
     store_tasks: dict[StoreKey, tuple[Task, Reference]] = field(default_factory=dict)
     writes: dict[Key, Write] = field(default_factory=dict)
+    wanting: dict[Key, tuple[Destination, str]] = field(default_factory=dict)
     verdicts: dict[Key, Verdict] = field(default_factory=dict)
     unheld: dict[Key, Destination] = field(default_factory=dict)
     clashes: set[Key] = field(default_factory=set)
@@ -132,17 +134,21 @@ class CanaryBatch:
                 self.writes[key] = _without_old_files(decision.write, self.view.destinations[key])
             elif decision.verdict is not None:
                 self.verdicts[key] = decision.verdict
+                where = self.view.where(key)
+                if decision.wants and destination is not None and where is not None and where[0] == self.place:
+                    self.wanting[key] = destination, where[1]
 
     async def claim(self, site: Site, waiting: Waiting | None) -> None:
         """Claim directories; a Destination whose directory an older one has is not written."""
-        wanted = {
+        wanted = self.wanting | {
             key: (write.destination, paths.destination_root(write.store, write.destination))
             for key, write in self.writes.items()
         }
         claimed = await site.claim(wanted, waiting, take_over=True)
+        self.clashes |= claimed.clashes.keys()
         for key, clash in claimed.clashes.items():
-            write = self.writes.pop(key)
-            self.clashes.add(key)
+            if (write := self.writes.pop(key, None)) is None:
+                continue
             reference = self.view.reference(self.view.destinations[key])
             self.verdicts[key] = conditions.path_clash(reference, clash.holder.name, leaving=clash.leaving)
             if _lacks_finalizer(write.destination):

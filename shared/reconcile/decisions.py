@@ -1,7 +1,7 @@
 """What has to happen with a Destination as it is now. Pure: the cluster's objects in, decisions out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared import conditions
 from shared.documents import canary_edit
@@ -42,6 +42,7 @@ class Decision:
         write: its documents may be brought to its State Store, if it has or gets the claim to its directory.
         cleanup: it is being deleted, and its files have to go first.
         destination: as it was read; None where it cannot be.
+        wants: it is not to be written now, and will be: its directory is its own against younger ones already.
     """
 
     reference: Reference
@@ -49,6 +50,7 @@ class Decision:
     write: Write | None = None
     cleanup: bool = False
     destination: Destination | None = None
+    wants: bool = False
 
 
 def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | None:
@@ -70,7 +72,7 @@ def decide(key: Key, view: View, checked: Checked | None = None) -> Decision | N
     metadata = destination.metadata
     if why := why_paused(key, view):
         paused = conditions.paused(reference, why, leaving=metadata.being_deleted)
-        return Decision(reference, paused, destination=destination)
+        return Decision(reference, paused, destination=destination, wants=not metadata.being_deleted)
     has_finalizer = CLEANUP_FINALIZER in metadata.finalizers
     if metadata.being_deleted and (destination.spec.cleanup == "all" or not has_finalizer):
         return Decision(reference, cleanup=has_finalizer, destination=destination)
@@ -103,7 +105,7 @@ def _decide_write(reference: Reference, destination: Destination, view: View, ch
         return refused(conditions.destination_failed(reference, ref, error))
     not_ready = _why_not_ready(store, checked)
     if not_ready is not None:
-        return refused(conditions.destination_failed(reference, ref, not_ready))
+        return replace(refused(conditions.destination_failed(reference, ref, not_ready)), wants=True)
     first_seen = None
     if destination.condition(conditions.READY) is None:
         first_seen = conditions.destination_first_seen(reference)

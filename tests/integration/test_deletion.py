@@ -135,3 +135,26 @@ async def test_the_newer_destination_of_one_path_is_refused_and_heals_when_the_o
     await platform.wait_ready("younger")
     assert len(minio.keys(bucket)) == 2
     await runtime.idle()
+
+
+async def test_the_older_destination_of_one_path_has_it_before_its_state_store_is_ready(
+    runtime: LocalRuntime, platform: Platform, minio: Minio
+) -> None:
+    bucket = declare_bucket(platform, minio)
+    declare_bucket(platform, minio, "twin", bucket=bucket)
+    platform.secret("twin", accessKeyID=minio.root.access_key, secretAccessKey="wrong")
+    await platform.wait_store("bucket/twin", "ErrorValidatingPermissions")
+    platform.destination("a-older", "bucket/twin", path="shared")
+    await platform.wait_reason("a-older", "StateStoreNotReady")
+    platform.destination("b-younger", "bucket/default", path="shared")
+    why = await platform.wait_reason("b-younger", "PathClash")
+    assert "a-older" in why
+    assert minio.keys(bucket) == []
+    platform.destination("c-younger", "bucket/default", path="elsewhere")
+    await platform.wait_ready("c-younger")
+    platform.destination("a-older", "bucket/twin", path="elsewhere")
+    await platform.wait_reason("c-younger", "PathClash")
+    await platform.wait_ready("b-younger")
+    platform.secret("twin", accessKeyID=minio.root.access_key, secretAccessKey=minio.root.secret_key)
+    await platform.wait_ready("a-older")
+    await runtime.idle()
