@@ -100,6 +100,7 @@ def one_change(calls: Counter[str]) -> Counter[str]:
     return Counter({call: count for call, count in calls.items() if call not in _FEW})
 
 
+@pytest.mark.timeout(1800)
 async def test_one_change_makes_the_same_calls_in_every_fleet(hands: ByHand, platform: Platform) -> None:
     made: dict[str, list[Counter[str]]] = {}
     read: dict[str, list[int]] = {}
