@@ -15,7 +15,7 @@ _IRSA: Final = "eks.amazonaws.com/role-arn"
 _KEYS: Final = "landfall-forwarder-aws"
 _TARGETS: Final = ("EventBusArn", "ChangesTopicArn", "ChangesQueueArn", "ChangesQueueUrl")
 _APPLY: Final = "`kubectl apply -k infra/kubernetes/forwarder`"
-_OTHER: Final = "the forwarder is of another kind (FORWARDER=none)"
+_OTHER: Final = "the forwarder is of another kind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,8 @@ def _running(look: Look, deployed: Deployed | None) -> Line:
     what = "Deployment of the forwarder"
     namespace, name = look.forwarder or ("", "")
     if deployed is None:
-        return failed(what, f"there is no {namespace}/{name}", f"{_APPLY}, or FORWARDER=none for one of another kind")
+        instead = "for one of another kind: --forwarder none, or FORWARDER=none with make smoke"
+        return failed(what, f"there is no {namespace}/{name}", f"{_APPLY}; {instead}")
     return _available(what, deployed, f"{namespace} describe deployment,pods")
 
 
