@@ -192,7 +192,7 @@ class CanaryBatch:
     def out_of_time(
         self, checked: Mapping[StoreKey, LandfallError | None], outcomes: Mapping[str, Outcome]
     ) -> dict[str, Exception]:
-        """Return the messages whose work nobody has tried, for want of time."""
+        """Return the messages whose work was not tried, for want of time."""
         failures = dict(self.unreachable)
         for store, error in checked.items():
             if isinstance(error, OutOfTime):

@@ -67,7 +67,7 @@ class Unready:
         if not self._has_column:
             del counts["WorkPlacementsFailing"]
             logger.warning(
-                "cluster %s: the CustomResourceDefinition of WorkPlacements has no column Status, so nobody counts"
+                "cluster %s: the CustomResourceDefinition of WorkPlacements has no column Status, so nothing counts"
                 " those that fail: update Kratix, or apply infra/kubernetes/crds/",
                 self._cluster,
             )

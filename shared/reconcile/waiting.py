@@ -2,7 +2,7 @@
 
 They are few, and all lie in one ConfigMap. An entry that is wrong costs a message; one that is missing, the time until
 the next resync. A Destination enters itself and then looks at the other one again; the other one is changed first, and
-then whoever acts on the change looks here: one of the two sees the other (docs/decisions/0003-claims.md).
+then the function that acts on the change looks here: one of the two sees the other (docs/decisions/0003-claims.md).
 """
 
 import asyncio
