@@ -13,7 +13,7 @@ from shared.errors import InvalidObject, LandfallError, StateStoreNotReady
 from shared.kube import Key
 from shared.plan import Edit
 from shared.reconcile.decisions import Decision, Write, decide
-from shared.reconcile.locations import Location, left_behind, old_files, recorded
+from shared.reconcile.locations import Location, left_behind, old_files, own_directories, recorded
 from shared.reconcile.pausing import is_store_paused
 from shared.reconcile.placing import Target
 from shared.resources import CLEANUP_FINALIZER, Destination, StateStore
@@ -170,30 +170,13 @@ def _leave(
                 raise StateStoreNotReady(f"{location.kind}/{location.name} is paused: its files stay until it is not")
             kept = set(fleet.others_within(store, location.root, destination.metadata.uid))
             if current is not None and current.place == location.place:
-                kept |= _own(current, location.root, destination)
+                kept |= own_directories(current, location.root, destination)
         except LandfallError as error:
             found.errors[str(location)] = error
             continue
         prune = frozenset({location.root})
         edit_id = f"{_id(found.key)} cleanup {number}"
         found.leaving.append((store, Edit(edit_id, destination.name, location.root, prune=prune, keep=frozenset(kept))))
-
-
-def _own(current: Location, root: str, destination: Destination) -> set[str]:
-    """Return what a living Destination has now of a directory that it is leaving in the same place.
-
-    Raises:
-        InvalidObject: its documents may lie anywhere in that directory, so that none may be deleted.
-    """
-    if paths.is_within(current.root, root):
-        return {current.root}
-    if not paths.is_within(root, current.root):
-        return set()
-    if destination.spec.filepath.mode == "nestedByMetadata":
-        return {paths.join(current.root, directory) for directory in ("dependencies", "resources")}
-    raise InvalidObject(
-        f"path {root!r} lies inside the Destination's new path: remove by hand what is not wanted there"
-    )
 
 
 def _id(key: Key) -> str:

@@ -1,6 +1,6 @@
 """Where each kind lives in the API, and what names an object."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -19,6 +19,8 @@ PLURALS: Final[Mapping[str, tuple[str, str]]] = {
     "Event": ("/api/v1", "events"),
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
 }
+
+_OF_A_SELECTOR: Final = 100  # values: 6 KiB of a URL
 
 Key = tuple[str, str]  # namespace ("" for cluster-scoped) and name
 
@@ -48,3 +50,10 @@ def path_of(kind: str, namespace: str, name: str) -> str:
 def scope(namespace: str) -> str:
     """Return the part of a path that names a namespace; empty for a cluster-scoped kind, or all namespaces."""
     return f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+
+
+def selectors(label: str, values: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
+    """Yield label selectors that together choose the objects with one of some values, each with its part of them."""
+    for at in range(0, len(values), _OF_A_SELECTOR):
+        part = values[at : at + _OF_A_SELECTOR]
+        yield part, f"{label} in ({','.join(part)})"

@@ -7,7 +7,7 @@ from typing import Final, Self, TypeVar
 from shared.deadline import Deadline
 from shared.errors import LandfallError
 from shared.events import Change
-from shared.kube import Cluster, Key, Object, together
+from shared.kube import Cluster, Key, Object, selectors, together
 from shared.messages import Reference
 from shared.observability import count_in_cluster, logger
 from shared.queues import Outgoing
@@ -22,7 +22,6 @@ from shared.settings import Settings
 from shared.works import DESTINATION_LABEL, destination_of
 
 _ASKED_ONE_BY_ONE: Final = 5  # Destinations, whether they have WorkPlacements; of more, their WorkPlacements are listed
-_NAMES_AT_ONCE: Final = 100  # of one selector: 6 KiB of a URL
 _Key = TypeVar("_Key")
 _Named = list[tuple[Reference, frozenset[str]]]  # objects, each with the messages that it comes from
 
@@ -236,9 +235,7 @@ async def placed_at(names: Collection[str], cluster: Cluster, deadline: Deadline
         calls = [cluster.exists("WorkPlacement", deadline, {DESTINATION_LABEL: name}) for name in ordered]
         return {name for name, is_placed in zip(ordered, await together(calls), strict=True) if is_placed}
     found: set[str] = set()
-    for at in range(0, len(ordered), _NAMES_AT_ONCE):
-        chunk = ordered[at : at + _NAMES_AT_ONCE]
-        selector = f"{DESTINATION_LABEL} in ({','.join(chunk)})"
+    for chunk, selector in selectors(DESTINATION_LABEL, ordered):
         async for page in cluster.pages("WorkPlacement", deadline, selector, metadata_only=True):
             found |= {destination_of(obj) for obj in page}
             if found.issuperset(chunk):

@@ -7,9 +7,8 @@ time, so the locations that a Destination remembers are cleaned one after the ot
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
 
-from shared import conditions, paths
+from shared import conditions
 from shared.deadline import Deadline
 from shared.errors import (
     InvalidObject,
@@ -18,14 +17,14 @@ from shared.errors import (
     OutOfTime,
     StateStoreNotReady,
 )
-from shared.kube import Cluster, Key, Object, each, key_of
+from shared.kube import Cluster, Key, Object, each, key_of, selectors
 from shared.messages import Reference, Verdict
 from shared.plan import Edit, Outcome, Written
 from shared.queues import Outgoing
 from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster, retry
 from shared.reconcile.by_place import Done, PlaceWork, for_each_place, locate
 from shared.reconcile.connections import Connections
-from shared.reconcile.locations import Location, left_behind, location_annotation, recorded
+from shared.reconcile.locations import Location, left_behind, location_annotation, own_directories, recorded
 from shared.reconcile.ownership import Site, look_again, remembered_stores
 from shared.reconcile.pausing import is_store_paused, why_paused
 from shared.reconcile.store_batch import StateStores
@@ -34,8 +33,6 @@ from shared.reconcile.waiting import Waiting
 from shared.resources import CLEANUP_FINALIZER, Destination, StateStore, is_label_value
 from shared.settings import Settings
 from shared.works import DESTINATION_LABEL, destination_of
-
-_NAMES_AT_ONCE: Final = 100  # of one selector: 6 KiB of a URL
 
 
 async def clean_up(
@@ -121,7 +118,7 @@ class _Leaving:
             raise StateStoreNotReady("not found", reason="StateStoreNotFound")
         kept = set(await site.others_inside(location.root, self.destination.metadata.uid))
         if self.current is not None and self.current.place == location.place:
-            kept |= _own(self.current, location.root, self.destination)
+            kept |= own_directories(self.current, location.root, self.destination)
         return store, Edit(
             edit_id, self.destination.name, location.root, prune=frozenset({location.root}), keep=frozenset(kept)
         )
@@ -306,8 +303,7 @@ async def _delete_workplacements(
     found: dict[Key | None, int] = {}
     refused: dict[Key | None, LandfallError] = {}
     names = sorted({one.destination.name for one in going.values() if is_label_value(one.destination.name)})
-    for at in range(0, len(names), _NAMES_AT_ONCE):
-        selector = f"{DESTINATION_LABEL} in ({','.join(names[at : at + _NAMES_AT_ONCE])})"
+    for _, selector in selectors(DESTINATION_LABEL, names):
         async for page in cluster.pages("WorkPlacement", deadline, selector, metadata_only=True):
             deleted = await each(cluster.delete("WorkPlacement", *key_of(obj), deadline) for obj in page)
             for obj, why in zip(page, deleted, strict=True):
@@ -320,20 +316,3 @@ async def _delete_workplacements(
             words = f"{count} WorkPlacements of it are still being deleted"
             blocked[edit_id] = refused.get(one.task.key) or _StillHasWorkPlacements(words)
     return blocked
-
-
-def _own(current: Location, root: str, destination: Destination) -> set[str]:
-    """Return what a living Destination has now of a directory that it is leaving in the same place.
-
-    Raises:
-        InvalidObject: its documents may lie anywhere in that directory, so that none may be deleted.
-    """
-    if paths.is_within(current.root, root):
-        return {current.root}
-    if not paths.is_within(root, current.root):
-        return set()
-    if destination.spec.filepath.mode == "nestedByMetadata":
-        return {paths.join(current.root, directory) for directory in ("dependencies", "resources")}
-    raise InvalidObject(
-        f"path {root!r} lies inside the Destination's new path: remove by hand what is not wanted there"
-    )

@@ -9,7 +9,7 @@ from typing import Final
 
 from shared.deadline import Deadline
 from shared.errors import KubernetesError, OutOfTime
-from shared.kube import Cluster, Key, Object, key_of, together
+from shared.kube import Cluster, Key, Object, key_of, selectors, together
 from shared.messages import Reference
 from shared.reconcile.batch import Share, Task, Tasks, by_cluster, fold, for_each_cluster
 from shared.reconcile.by_place import Done, PlaceWork, for_each_place, locate, with_destinations
@@ -25,7 +25,6 @@ from shared.resources import is_label_value
 from shared.works import DESTINATION_LABEL, destination_of
 
 _READ_AT_ONCE: Final = 100  # WorkPlacements by name, before it is looked how large they are
-_NAMES_AT_ONCE: Final = 100  # of one selector: 6 KiB of a URL
 # Of documents, as they are carried, that one part has: a share of the memory of all places that are written at once.
 _OF_THE_MEMORY: Final = 16
 
@@ -178,8 +177,7 @@ async def _of_destinations(
     if not names:
         return
     namespaced = await cluster.is_namespaced("Destination", deadline)
-    for at in range(0, len(names), _NAMES_AT_ONCE):
-        selector = f"{DESTINATION_LABEL} in ({','.join(names[at : at + _NAMES_AT_ONCE])})"
+    for _, selector in selectors(DESTINATION_LABEL, names):
         async for page in cluster.pages(WORK_PLACEMENT, deadline, selector):
             while page:
                 obj = page.pop(0)

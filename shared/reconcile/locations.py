@@ -181,6 +181,23 @@ def left_behind(obj: Object, current: Location) -> tuple[Location, ...]:
     return tuple(location for location in recorded(obj) or () if location.is_elsewhere(current))
 
 
+def own_directories(current: Location, root: str, destination: Destination) -> set[str]:
+    """Return what a living Destination has now of a directory that it is leaving in the same place.
+
+    Raises:
+        InvalidObject: its documents may lie anywhere in that directory, so that none may be deleted.
+    """
+    if paths.is_within(current.root, root):
+        return {current.root}
+    if not paths.is_within(root, current.root):
+        return set()
+    if destination.spec.filepath.mode == "nestedByMetadata":
+        return {paths.join(current.root, directory) for directory in ("dependencies", "resources")}
+    raise InvalidObject(
+        f"path {root!r} lies inside the Destination's new path: remove by hand what is not wanted there"
+    )
+
+
 def old_files(obj: Object, current: Location) -> frozenset[str]:
     """Return the files of mode aggregatedYAML that a Destination had under other names, right where it is now."""
     same = (location for location in recorded(obj) or () if not location.is_elsewhere(current))
