@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.test_demo import start
+from tests.infra.test_demo import said_by_a_kept_demo, start
 from tests.integration.console import WRITE, masked
 
 ROOT = Path(__file__).parents[2]
@@ -52,14 +52,8 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     (tmp_path / "bin").mkdir()
     (tmp_path / "here").mkdir()
     process = start("demo", "--keep", TMPDIR=str(tmp_path / "tmp"))
-    assert process.stdout is not None
     try:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("functions' log:"):
-                break
-        said = "".join(lines)
+        said = said_by_a_kept_demo(process)
         exported = re.search(r"^export (.+)$", said, re.MULTILINE)
         alias = re.search(r"^alias landfall='(.+?)'", said, re.MULTILINE)
         clone = re.search(r"^git clone (\S+)$", said, re.MULTILINE)

@@ -47,6 +47,17 @@ def alive(pids: set[int]) -> set[int]:
     return {pid for pid in pids if Path(f"/proc/{pid}").exists()}
 
 
+def said_by_a_kept_demo(process: subprocess.Popen[str]) -> str:
+    """Return what a demo prints until it stays up, or ends."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("functions' log:"):
+            break
+    return "".join(lines)
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     temporary = tmp_path_factory.mktemp("tmp")
@@ -116,15 +127,10 @@ def test_a_demo_whose_functions_cannot_work_fails_with_their_own_words() -> None
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_kept_demo_serves_kubectl_and_ends_without_a_trace(tmp_path: Path, number: int) -> None:
     process = start("demo", "--keep", TMPDIR=str(tmp_path))
-    assert process.stdout is not None
     try:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("functions' log:"):
-                break
-        kubeconfig = re.search(r"^export KUBECONFIG=(\S+)", "".join(lines), re.MULTILINE)
-        assert kubeconfig is not None, "".join(lines)
+        said = said_by_a_kept_demo(process)
+        kubeconfig = re.search(r"^export KUBECONFIG=(\S+)", said, re.MULTILINE)
+        assert kubeconfig is not None, said
         command = ["kubectl", f"--kubeconfig={kubeconfig[1]}", "get", "destinations"]
         got = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         assert re.search(r"^worker-1 +BucketStateStore +default +True ", got.stdout, re.MULTILINE), got

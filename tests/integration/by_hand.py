@@ -8,6 +8,8 @@ from typing import Any
 from shared.deadline import Deadline
 from shared.messages import Reference, Verdict
 from shared.queues import Outgoing, Queues
+from shared.reconcile.canaries import write_canaries
+from shared.reconcile.cleanup import clean_up
 from shared.reconcile.connections import Connections
 from shared.reconcile.deliveries import write_documents
 from shared.reconcile.reports import report
@@ -28,6 +30,8 @@ FINALIZERS = (
 EVERYTHING = Reference(kind="Destination", name="*")  # the message that means all Works
 
 UseCase = Callable[[Mapping[str, Reference], Connections, Deadline], Awaitable[dict[str, Exception]]]
+# What follows from on-destination-change, by queue.
+FOLLOWS: Mapping[str, UseCase] = {"canary": write_canaries, "cleanup": clean_up, "documents": write_documents}
 
 
 class Sent(Queues):
@@ -70,6 +74,19 @@ class ByHand:
         verdicts = {str(at): item.message for at, item in enumerate(sent) if isinstance(item.message, Verdict)}
         self.queues.messages = []
         return await report(verdicts, self.connections, Deadline.after(60))
+
+    async def settle(self, sent: list[Outgoing]) -> None:
+        """Run the functions that messages go to, and report, until nothing is left; not on-work-change."""
+        while sent:
+            assert await self.report([item for item in sent if item.queue == "status"]) == {}
+            following: list[Outgoing] = list(self.queues.messages)
+            for queue, use_case in FOLLOWS.items():
+                messages = {str(at): item.message for at, item in enumerate(sent) if item.queue == queue}
+                if messages:
+                    failures, more = await self.run(use_case, **messages)  # type: ignore[arg-type]
+                    assert failures == {}
+                    following += more
+            sent = following
 
     async def place(self, **messages: Reference) -> tuple[dict[str, Exception], list[Outgoing]]:
         """Run on-work-change and report what it found; return why which messages come back, and what it sent."""

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from shared.events import Change
 from shared.messages import Reference
-from shared.queues import Outgoing
-from shared.reconcile.canaries import write_canaries
 from shared.reconcile.changes import decide_changes
-from shared.reconcile.cleanup import clean_up
 from shared.reconcile.deliveries import write_documents
 from tests.integration.by_hand import ByHand, by_hand, placement
 from tests.integration.platform_team import Platform
@@ -34,31 +30,12 @@ _FEW = {
     "get leases": 4,
     "patch leases": 3 * 4,
 }
-_QUEUES: dict[str, Callable[..., Any]] = {
-    "canary": write_canaries,
-    "cleanup": clean_up,
-    "documents": write_documents,
-}
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def hands(cluster: KubernetesApi, platform: Platform) -> AsyncIterator[ByHand]:
     async with by_hand(cluster, platform) as running:
         yield running
-
-
-async def settle(hands: ByHand, sent: list[Outgoing]) -> None:
-    """Run the functions that messages go to, until nothing is left; not on-work-change."""
-    while sent:
-        assert await hands.report([item for item in sent if item.queue == "status"]) == {}
-        following: list[Outgoing] = list(hands.queues.messages)
-        for queue, use_case in _QUEUES.items():
-            messages = {str(at): item.message for at, item in enumerate(sent) if item.queue == queue}
-            if messages:
-                failures, more = await hands.run(use_case, **messages)  # type: ignore[arg-type]
-                assert failures == {}
-                following += more
-        sent = following
 
 
 async def change(hands: ByHand, kind: str, name: str, *, deleted: bool = False) -> tuple[Counter[str], int]:
@@ -68,7 +45,7 @@ async def change(hands: ByHand, kind: str, name: str, *, deleted: bool = False) 
     event = Change(Reference(kind=kind, namespace=namespace, name=name), deleted=deleted)
     failures, sent = await hands.run(decide_changes, event=[event])  # type: ignore[arg-type]
     assert failures == {}
-    await settle(hands, sent)
+    await hands.settle(sent)
     return hands.proxy.calls, hands.proxy.bytes_read
 
 
@@ -87,10 +64,10 @@ async def grow(hands: ByHand, platform: Platform, first: int, last: int) -> None
         events = {name: [Change(Reference(kind="Destination", name=name))] for name in batch}
         failures, sent = await hands.run(decide_changes, **events)  # type: ignore[arg-type]
         assert failures == {}
-        await settle(hands, sent)
+        await hands.settle(sent)
         failures, sent = await hands.run(write_documents, **{name: placement(f"of-{name}") for name in batch})
         assert failures == {}
-        await settle(hands, sent)
+        await hands.settle(sent)
 
 
 def one_change(calls: Counter[str]) -> Counter[str]:

@@ -5,21 +5,16 @@ See docs/kinds/destination.md#pausing-and-reconciling-now.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from shared.events import Change
 from shared.messages import Reference
-from shared.queues import Outgoing
-from shared.reconcile.canaries import write_canaries
 from shared.reconcile.changes import decide_changes
-from shared.reconcile.cleanup import clean_up
-from shared.reconcile.deliveries import write_documents
 from shared.steering import PAUSED_ANNOTATION, REQUEST_ANNOTATION
-from tests.integration.by_hand import ByHand, by_hand
+from tests.integration.by_hand import FOLLOWS, ByHand, by_hand
 from tests.integration.platform_team import GROUP, Platform
 from tests.servers.kubernetes import KubernetesApi
 
@@ -27,11 +22,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DESTINATION = f"{GROUP}/destinations/worker-1"
 STORE = f"{GROUP}/bucketstatestores/default"
-QUEUES: dict[str, Callable[..., Any]] = {
-    "canary": write_canaries,
-    "cleanup": clean_up,
-    "documents": write_documents,
-}
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -55,16 +45,7 @@ async def happens(hands: ByHand, *objects: str) -> None:
     ]
     failures, sent = await hands.run(decide_changes, event=changes)  # type: ignore[arg-type]
     assert failures == {}
-    while sent:
-        assert await hands.report([item for item in sent if item.queue == "status"]) == {}
-        following: list[Outgoing] = list(hands.queues.messages)
-        for queue, use_case in QUEUES.items():
-            messages = {str(at): item.message for at, item in enumerate(sent) if item.queue == queue}
-            if messages:
-                failures, more = await hands.run(use_case, **messages)  # type: ignore[arg-type]
-                assert failures == {}
-                following += more
-        sent = following
+    await hands.settle(sent)
 
 
 def annotate(platform: Platform, path: str, name: str, value: str | None) -> None:
@@ -87,7 +68,7 @@ async def look_at_all(hands: ByHand) -> None:
     """Let every kind of message about them reach every function, as a resync and late messages do."""
     everything = ("Destination", "worker-1", "BucketStateStore", "default", "WorkPlacement", "w")
     await happens(hands, *everything)
-    for queue in QUEUES.values():
+    for queue in FOLLOWS.values():
         reference = Reference(kind="Destination", name="worker-1")
         failures, sent = await hands.run(queue, late=reference)
         assert failures == {}

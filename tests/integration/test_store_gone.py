@@ -29,15 +29,20 @@ async def runtime(cluster: KubernetesApi, git_server: GitServer) -> AsyncIterato
         yield running_
 
 
+async def delivered(platform: Platform, minio: Minio, git_server: GitServer) -> str:
+    """Have a document written for a Destination whose files go with it; return its WorkPlacement's name."""
+    declare_store(platform, "bucket", minio, git_server)
+    platform.destination("worker-1", "bucket/default", cleanup="all")
+    platform.work("deps", group({"a.yaml": b"a\n"}), promise="p")
+    await written(platform, "deps.worker-1-5058f")
+    return "deps.worker-1-5058f"
+
+
 @pytest.mark.parametrize("leaving", [False, True], ids=["its Destination stays", "its Destination goes, too"])
 async def test_a_workplacement_goes_with_a_resync_after_the_grace(
     runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer, leaving: bool
 ) -> None:
-    declare_store(platform, "bucket", minio, git_server)
-    platform.destination("worker-1", "bucket/default", cleanup="all")
-    platform.work("deps", group({"a.yaml": b"a\n"}), promise="p")
-    placement = "deps.worker-1-5058f"
-    await written(platform, placement)
+    placement = await delivered(platform, minio, git_server)
     platform.delete("bucketstatestores", "default")
     platform.delete_object("works", "deps")
     if leaving:
@@ -60,11 +65,7 @@ async def test_a_workplacement_goes_with_a_resync_after_the_grace(
 async def test_a_destination_goes_with_its_last_workplacement_although_its_own_tries_are_over(
     runtime: LocalRuntime, platform: Platform, minio: Minio, git_server: GitServer
 ) -> None:
-    declare_store(platform, "bucket", minio, git_server)
-    platform.destination("worker-1", "bucket/default", cleanup="all")
-    platform.work("deps", group({"a.yaml": b"a\n"}), promise="p")
-    placement = "deps.worker-1-5058f"
-    await written(platform, placement)
+    placement = await delivered(platform, minio, git_server)
     path = f"{GROUP}/namespaces/default/workplacements/{placement}"
 
     def hold(*finalizers: str) -> None:
